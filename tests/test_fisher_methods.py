@@ -64,7 +64,7 @@ def noise_of(data, purpose, model):
 @pytest.mark.parametrize("make", [perceptron, convolutional])
 def test_the_fisher_diagonal_is_that_of_a_slow_loop(labels, make, monkeypatch):
     model, data = make(), data_of()
-    monkeypatch.setattr("lethe.unlearn.fisher_diagonal.IN_CACHE", 5)
+    monkeypatch.setattr("lethe.unlearn.importance.IN_CACHE", 5)
     fast, slow = (
         fisher_diagonal(model, data.retain, CPU, labels=labels),
         slow_fisher(model, data.retain, labels),
@@ -299,10 +299,10 @@ def test_ssd_shrinks_what_matters_more_to_the_forget_set(alpha, dampening, batch
 
 
 def test_ssds_importance_is_a_mean_over_batches_of_the_squared_mean_gradient():
-    from lethe.unlearn.ssd import importance
+    from lethe.unlearn.importance import over_batches
 
     model, data = perceptron(), data_of()
-    found = importance(model, data.train, 1, data, "train")
+    found = over_batches(model, data.train, 1, data, "SSD", "train")
     torch.testing.assert_close(
         found["1.weight"], slow_fisher(model, data.train, "true")["1.weight"], rtol=1e-4, atol=1e-9
     )

@@ -126,7 +126,7 @@ def test_they_are_those_of_one_image_at_a_time(name, by_layers):
     squares = zeros | {
         name: t
         for layer, f in found.items()
-        for name, t in gradients.unpacked(layer, f.squares(WEIGHTS)).items()
+        for name, t in gradients.unpacked(layer, f.sum_of(torch.square, WEIGHTS)).items()
     }
     for parameter, value in by_parameter(model, WEIGHTS @ rows.square()).items():
         torch.testing.assert_close(squares[parameter], value, rtol=1e-8, atol=1e-14)
@@ -147,7 +147,7 @@ def test_every_answer_has_its_own_gradients(name):
         answers, gradients.of(x, lambda logits: answers), strict=True
     ):
         assert found is weights
-        norms = sum(f.squares(weights).sum() for f in factors.values())
+        norms = sum(f.sum_of(torch.square, weights).sum() for f in factors.values())
         torch.testing.assert_close(
             norms, weights @ slow_rows(model, x, labels).square().sum(1), rtol=1e-8, atol=1e-14
         )

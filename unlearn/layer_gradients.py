@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
-from lethe.unlearn.fisher_information import Tensors, image_gradients
+from lethe.unlearn.fisher_information import ImageLoss, Tensors, image_gradients, summed_cross_entropy
 
 Call = tuple[Tensor, GradientEdge]  # a layer's inputs, and the edge for the derivatives by its outputs
 Answers = Sequence[tuple[Tensor, Tensor]]  # labels (N,) and weights (N,), for each label of an image
+Entrywise = Callable[[Tensor], Tensor]  # the square or the size of each entry: of a product, their product
 TOLERANCE = 1e-3  # between the two ways, relative to a tensor's largest entry
 IN_CACHE = 2**17  # numbers
 WHOLE = "*"  # in place of a layer: all weights of the model, image by image
@@ -45,9 +46,9 @@ class Factors(NamedTuple):
     def written_out(self) -> Factors:
         return self
 
-    def squares(self, weights: Tensor) -> Tensor:
-        """Return the sum over images of weights_i times the squared gradient, (b, a)."""
-        return (self.outputs.square() * weights[:, None]).T @ self.inputs.square()
+    def sum_of(self, of: Entrywise, weights: Tensor) -> Tensor:
+        """Return the sum over images of weights_i times `of` the gradient, (b, a); of: square or abs."""
+        return (of(self.outputs) * weights[:, None]).T @ of(self.inputs)
 
     def products(self, other: Factors) -> Tensor:
         """Return the inner product (N, M) of each of these gradients with each of the others."""
@@ -69,13 +70,13 @@ class Places(NamedTuple):
         kernel = (self.outputs @ self.patches.transpose(1, 2)).flatten(1)
         return _rows(torch.cat([kernel, self.outputs.sum(2)], 1) if self.bias else kernel)
 
-    def squares(self, weights: Tensor) -> Tensor:
-        """Return as `Factors.squares`, by as many images at once as fit a processor's cache."""
+    def sum_of(self, of: Entrywise, weights: Tensor) -> Tensor:
+        """Return as `Factors.sum_of`, by as many images at once as fit a processor's cache."""
         numbers = self.outputs.shape[1] * self.patches.shape[1]
         few = max(1, IN_CACHE // numbers) if weights.is_cpu else len(weights)
         parts = zip(self.outputs.split(few), self.patches.split(few), weights.split(few), strict=True)
         return torch.stack(
-            [Places(outputs, patches, self.bias).written_out().squares(w) for outputs, patches, w in parts]
+            [Places(outputs, patches, self.bias).written_out().sum_of(of, w) for outputs, patches, w in parts]
         ).sum(0)
 
 
@@ -83,15 +84,17 @@ Gradients = Factors | Places
 
 
 class ImageGradients:
-    """The gradients of single images' cross-entropy, layer by layer; the model has to be in eval mode.
+    """The gradients of single images' losses, layer by layer; the model has to be in eval mode.
+
+    loss: of logits and labels, a sum over the images.
 
     If every weight is of a linear layer, a convolution or a batch norm that runs once, they are computed by
     layers, without a gradient for each image and weight of a linear layer. If both ways differ on
     `some_images`, as for a weight with another use, they are computed image by image.
     """
 
-    def __init__(self, model: nn.Module, some_images: Tensor) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, some_images: Tensor, loss: ImageLoss = summed_cross_entropy) -> None:
+        self.model, self.loss = model, loss
         self.by_layers = _is_of_known_layers(model) and self._agree(some_images)
 
     def numbers_an_image(self, some_images: Tensor) -> int:
@@ -147,7 +150,7 @@ class ImageGradients:
         with torch.no_grad():
             logits: Tensor = self.model(x)
         for labels, weights in answers(logits):
-            gradients = image_gradients(self.model, x, labels).values()
+            gradients = image_gradients(self.model, x, labels, self.loss).values()
             yield weights, {WHOLE: _rows(torch.cat([each.flatten(1) for each in gradients], 1))}
 
     def _from_layers(
@@ -159,7 +162,7 @@ class ImageGradients:
         with torch.no_grad():
             prepared = [OF_LAYER[type(layer)].prepare(layer, h) for layer, h in layers]
         for labels, weights in answers(logits.detach()):
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            loss = self.loss(logits, labels)
             deltas = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
             found = {}
             for name, (layer, _), h, delta in zip(calls, layers, prepared, deltas, strict=True):
@@ -182,7 +185,9 @@ class ImageGradients:
 
         def squares(way: Iterator[tuple[Tensor, dict[str, Gradients]]]) -> Tensors:
             weights, factors = next(way)
-            unpacked = [self.unpacked(layer, own.squares(weights)) for layer, own in factors.items()]
+            unpacked = [
+                self.unpacked(layer, own.sum_of(torch.square, weights)) for layer, own in factors.items()
+            ]
             return {name: t for own in [zeros, *unpacked] for name, t in own.items()}
 
         try:

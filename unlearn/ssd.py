@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-
-import torch
 from torch import nn
 
-from lethe.data import ImageSet
-from lethe.unlearn.fisher_information import Tensors, batch_gradient
+from lethe.unlearn.dampening import dampen, dampened_facts
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
+from lethe.unlearn.importance import over_batches
 from lethe.unlearn.settings import BatchSize, Positive
+
+NO_WEIGHT = (
+    "no weight is selection_alpha times as important to the forget set as to training. Lower "
+    "--selection_alpha"
+)
 
 
 @register("SSD", source="Foster et al. 2024, arXiv:2308.07707", augments=(), source_augments="nothing")
@@ -42,34 +44,7 @@ def ssd(
     """
     student = copy_of(model)
     size = min(batch_size, len(data.forget))
-    train = importance(student, data.train, size, data, "train")
-    forget = importance(student, data.forget, size, data, "forget")
-    dampened = 0
-    with torch.no_grad():
-        for name, weight in student.named_parameters():
-            chosen = forget[name] > selection_alpha * train[name]
-            factor = (dampening * train[name] / forget[name]).clamp(max=1)
-            weight[chosen] *= factor[chosen]
-            dampened += int((chosen & (factor < 1)).sum())
-    return Unlearned(student, facts=_facts(dampened, sum(p.numel() for p in student.parameters())))
-
-
-def importance(model: nn.Module, images: ImageSet, size: int, data: ForgetData, name: str) -> Tensors:
-    """Return F of a set of images, in batches of `size` shuffled by the seed, without the rest."""
-    batches = images.to(data.device).batches(size, generator=data.generator("SSD", name), device=data.device)
-    count = len(images) // size
-    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    for x, y in data.progress(itertools.islice(batches, count), f"SSD {name}", count):
-        for parameter, gradient in batch_gradient(model, x, y).items():
-            total[parameter] += gradient.square() / count
-    return total
-
-
-def _facts(dampened: int, weights: int) -> dict[str, int | float | str]:
-    facts: dict[str, int | float | str] = {"dampened": dampened, "dampened_percent": 100 * dampened / weights}
-    if not dampened:
-        facts["unchanged"] = (
-            "no weight is selection_alpha times as important to the forget set as to training. Lower "
-            "--selection_alpha"
-        )
-    return facts
+    train = over_batches(student, data.train, size, data, "SSD", "train")
+    forget = over_batches(student, data.forget, size, data, "SSD", "forget")
+    dampened = dampen(student, forget, train, alpha=selection_alpha, dampening=dampening)
+    return Unlearned(student, facts=dampened_facts(student, dampened, NO_WEIGHT))
