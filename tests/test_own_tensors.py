@@ -70,7 +70,6 @@ NONE = torch.tensor([], dtype=torch.int64)
         (X, Y, torch.tensor([-1]), "forget: expected .* positions from 0 to 3"),
         (X, Y, torch.tensor([4]), "forget: expected .* positions from 0 to 3"),
         (X, Y, NONE, "the forget set: expected at least one image"),
-        (X, Y, torch.ones(4, dtype=torch.bool), "the retain set: expected at least one image"),
     ],
 )
 def test_tensors_that_make_no_request_are_refused(images, labels, forget, message):

@@ -34,6 +34,7 @@ def check_drawable(model: nn.Module, data: ForgetData) -> None:
     "bad_teaching",
     source="Chundawat et al. 2023, arXiv:2205.08096",
     resolve=(check_drawable,),
+    needs=("forget", "retain"),
     augments=("forget", "retain"),
     source_augments="nothing",
     parallel=True,

@@ -18,7 +18,7 @@ def classifier_of(model: nn.Module, data: ForgetData) -> str:
 
     Raises ValueError for a model without one, and for a model that changes the layer's outputs.
     """
-    images = _few(data)
+    images = data.some_images
     inputs = linear_layers(model, images)
     name = next(reversed(inputs), None)
     with evaluating(model), torch.no_grad():
@@ -48,7 +48,7 @@ def blocks_of(model: nn.Module, data: ForgetData) -> list[Block]:
     """
     classifier = classifier_of(model, data)
     blocks: list[list[str]] = []
-    for name in _in_forward_order(model, list(_units(model, "", classifier)), _few(data)):
+    for name in _in_forward_order(model, list(_units(model, "", classifier)), data.some_images):
         unit = model.get_submodule(name)
         if blocks and (blocks[-1][0] == classifier or not _opens_a_block(unit)):
             blocks[-1].append(name)
@@ -61,10 +61,6 @@ def redraw_of(module: nn.Module) -> Callable[[], None] | None:
     """Return the method that draws a module's own weights anew, None without one."""
     public: Callable[[], None] | None = getattr(module, "reset_parameters", None)
     return public or getattr(module, "_reset_parameters", None)  # the latter: torch's attention layers
-
-
-def _few(data: ForgetData) -> Tensor:
-    return data.forget.normalisation(data.forget.images[:2].to(data.device))
 
 
 def _units(module: nn.Module, prefix: str, classifier: str) -> Iterator[str]:

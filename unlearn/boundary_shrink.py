@@ -32,6 +32,7 @@ def resolve(model: nn.Module, data: ForgetData, *, unlearn_lr: float | None) -> 
     "boundary_shrink",
     source="Chen et al. 2023, arXiv:2303.11570",
     resolve=(resolve,),
+    needs=("forget", "labels"),
     augments=("forget",),
     source_augments="nothing",
     parallel=True,

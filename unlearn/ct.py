@@ -32,7 +32,14 @@ def check_kernels(model: nn.Module, data: ForgetData) -> None:
         )
 
 
-@register("CT", source=SOURCE, resolve=(check_kernels,), augments=("retain",), parallel=True)
+@register(
+    "CT",
+    source=SOURCE,
+    resolve=(check_kernels,),
+    needs=("retain", "labels"),
+    augments=("retain",),
+    parallel=True,
+)
 def ct(
     model: nn.Module,
     data: ForgetData,

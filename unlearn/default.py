@@ -7,7 +7,7 @@ from torch import nn
 from lethe.unlearn.impl import ForgetData, copy_of, register
 
 
-@register("default", "raw", "do_nothing", "original", leaves_weights=True, augments=())
+@register("default", "raw", "do_nothing", "original", leaves_weights=True, needs=(), augments=())
 def default(model: nn.Module, data: ForgetData) -> nn.Module:
     """Return the initial model as it is.
 

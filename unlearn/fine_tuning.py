@@ -15,6 +15,7 @@ SPARSE_SOURCE = "Jia et al. 2023, arXiv:2304.04934"
 @register(
     "FT",
     source="Golatkar et al. 2020, arXiv:1911.04933; " + SPARSE_SOURCE,
+    needs=("retain", "labels"),
     augments=("retain",),
     source_augments="crop and flip in every loader",
     parallel=True,
@@ -52,6 +53,7 @@ def ft(
     "l1_sparse",
     "FT_prune",
     source=SPARSE_SOURCE,
+    needs=("retain", "labels"),
     augments=("retain",),
     source_augments="crop and flip in every loader",
     parallel=True,

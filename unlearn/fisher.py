@@ -23,6 +23,7 @@ def check_classifier(model: nn.Module, data: ForgetData) -> None:
     "fisher",
     source="Golatkar et al. 2020, arXiv:1911.04933; as in Jia et al. 2023, arXiv:2304.04934",
     resolve=(check_classifier,),
+    needs=("retain", "labels"),
     augments=(),
     source_augments="crop and flip in every loader",
 )

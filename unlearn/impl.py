@@ -34,6 +34,7 @@ from lethe.registry import Entry, Registry
 from lethe.system.device import checked_device
 from lethe.training import Progress, generator_for, silent
 from lethe.training.process_group import ALONE, ProcessGroup
+from lethe.unlearn.needs import IMAGES_WITH_LABELS, Need, check_images, checked_needs
 from lethe.unlearn.oracles import Oracles
 
 OnEpoch = Callable[[nn.Module, int], None]
@@ -55,9 +56,9 @@ class ForgetData:
     whole too, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
     declare that they need them. augment: augmentation of the images that a method trains on (see
     `lethe.data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
-    rank by. group: the processes that call the method with the same data, and share its batches. Raises
-    ValueError for an empty forget or retain set, and for an augmentation that is unknown or
-    does not fit the images.
+    rank by. group: the processes that call the method with the same data, and share its batches. The forget
+    or the retain set may be empty for a method that does not need it. Raises ValueError if both are, and for
+    an augmentation that is unknown or does not fit the images.
     """
 
     forget: ImageSet
@@ -77,11 +78,8 @@ class ForgetData:
     group: ProcessGroup = ALONE
 
     def __post_init__(self) -> None:
-        for name, images in (("forget", self.forget), ("retain", self.retain)):
-            if not len(images):
-                raise ValueError(
-                    f"the {name} set: expected at least one image, got none. Change the forget request"
-                )
+        if not len(self.forget):  # then there have to be images to retain
+            check_images(("retain",), self.forget, self.retain)
         object.__setattr__(self, "device", torch.device(self.device))  # a name will do
         checked_device(self.device)
         kinds = augmentations(self.augment)
@@ -133,8 +131,9 @@ class ForgetData:
     ) -> ForgetData:
         """Return the data of your own training images and labels (see ImageSet.of_tensors).
 
-        forget: the images to forget, (N,) bool or positions. Give the model's `device`. There is no
-        validation set. Raises ValueError for another `forget`, and if it chooses no image or all.
+        forget: the images to forget, (N,) bool or positions; all of them for a method that needs no retain
+        set. Give the model's `device`. There is no validation set. Raises ValueError for another `forget`,
+        and if it chooses no image.
         """
         whole = ImageSet.of_tensors(images, labels, normalisation)
         classes = int(labels.max()) + 1 if len(labels) else 0
@@ -166,7 +165,8 @@ class ForgetData:
         world: the other fields of ForgetData. Give the model's `device`; `seed` decides all randomness
 
         There is no validation set. Raises ValueError as `ImageSet.of_dataset`, for labels that leave a class
-        out where `classes` is not given, and for a `forget` that is wrong or takes no image or all.
+        out where `classes` is not given, and for a `forget` that is wrong or takes no image. One that takes
+        all leaves no retain set, for methods that need none.
         """
         read = labelled_images(source, columns)
         whole = ImageSet.of_tensors(read.images, read.labels, normalisation)
@@ -179,14 +179,20 @@ class ForgetData:
 
     @classmethod
     def _of_mask(cls, whole: ImageSet, chosen: Tensor, classes: int, **world: Any) -> ForgetData:
-        return cls(
-            whole.subset(chosen), whole.subset(~chosen), _none_of(whole), classes, whole=whole, **world
-        )
+        forget, retain = whole.subset(chosen), whole.subset(~chosen)
+        check_images(("forget",), forget, retain)
+        return cls(forget, retain, _none_of(whole), classes, whole=whole, **world)
 
     @cached_property
     def forget_classes(self) -> tuple[int, ...]:
         """The classes that are forgotten whole: the retain set has no image of them."""
         return Division(self.forget, self.retain).gone
+
+    @property
+    def some_images(self) -> Tensor:
+        """Two images, or one, as the model sees them: to look at what it does."""
+        images = self.forget if len(self.forget) else self.retain
+        return images.normalisation(images.images[:2].to(self.device))
 
     @cached_property
     def train(self) -> ImageSet:
@@ -265,7 +271,9 @@ class MethodFacts:
     """The facts that a method's registration declares.
 
     source: where the method was published. leaves_weights: the method does not change the weights.
-    whole_class: it refuses to forget a part of a class. needs: the ideal model, or oracles of other seeds.
+    whole_class: it refuses to forget a part of a class. needs: the image sets that it looks at, with their
+    labels or without, records of the training, the ideal model, or oracles of other seeds (`needs.NEEDS`);
+    what it does not name may be missing, and changes nothing.
     wraps: it returns the model inside another module. augments: the images that it trains on augmented if the
     run augments; None if unknown. source_augments: what the source's public code augments. add_on: the add-on
     of a joint name. parallel: several processes of torchrun can compute it together: it trains by
@@ -279,7 +287,7 @@ class MethodFacts:
     source: str = ""
     leaves_weights: bool = False
     whole_class: bool = False
-    needs: tuple[Literal["ideal", "oracles"], ...] = ()
+    needs: tuple[Need, ...] = IMAGES_WITH_LABELS
     wraps: bool = False
     augments: tuple[Literal["forget", "retain"], ...] | None = None
     source_augments: str = ""
@@ -296,7 +304,11 @@ Raises ValueError for an unknown name, with the nearest one.
 
 
 def register(
-    name: str, *aliases: str, resolve: Sequence[Resolve] = (), **facts: Any
+    name: str,
+    *aliases: str,
+    resolve: Sequence[Resolve] = (),
+    needs: Sequence[Need] = IMAGES_WITH_LABELS,
+    **facts: Any,
 ) -> Callable[[Method], Method]:
     """Decorator: register a method, which is a function from a model and its data to an unlearned model.
 
@@ -304,25 +316,30 @@ def register(
         def mine(model: nn.Module, data: ForgetData, *, unlearn_epochs: int = 5) -> nn.Module: ...
 
     Its keyword-only parameters are its settings, and flags of the command line. Each call checks them, and
-    resolves those that depend on each other by `resolve`. facts: the fields of `MethodFacts`. The function is
-    returned unchanged, but for these checks. Raises ValueError for a name that is registered already.
+    resolves those that depend on each other by `resolve`. needs: the image sets that it looks at and what
+    else it needs; by default forget and retain set with their labels. facts: the other fields of
+    `MethodFacts`. The function is returned unchanged, but for these checks. Raises ValueError for a name that
+    is registered already.
     """
 
     def remember(method: Method) -> Method:
-        return METHODS.register(name, *aliases, resolve=tuple(resolve), **facts)(_resolving(method, resolve))
+        needed = checked_needs(needs)
+        called = _resolving(method, resolve, needed)
+        return METHODS.register(name, *aliases, resolve=tuple(resolve), needs=needed, **facts)(called)
 
     return remember
 
 
-def _resolving(method: Method, resolve: Sequence[Resolve]) -> Method:
-    """Return the method, called with its resolved settings."""
+def _resolving(method: Method, resolve: Sequence[Resolve], needs: Sequence[Need]) -> Method:
+    """Return the method, called with its resolved settings, if the images that it needs are there."""
 
     @functools.wraps(method)
     def call(model: nn.Module, data: ForgetData, **settings: Any) -> Any:
+        check_images(needs, data.forget, data.retain)
         found = _resolution(resolve, model, data, settings)
         return method(model, data, **{name: found.get(name, value) for name, value in settings.items()})
 
-    return cast(Method, call) if resolve else method
+    return cast(Method, call)
 
 
 def _resolution(
@@ -415,9 +432,13 @@ def check_model(model: nn.Module, data: ForgetData, *, copied: bool = True) -> N
             f"expected a model on the data's device {data.device}, got one on {place}. Give the data "
             f"device={str(place)!r}"
         )
-    images = data.forget.normalisation(data.forget.images[:2].to(data.device))
     check_logits(
-        model, images, data.classes, who=who, more=True, remedy="Give a model of these images and classes"
+        model,
+        data.some_images,
+        data.classes,
+        who=who,
+        more=True,
+        remedy="Give a model of these images and classes",
     )
     if copied:
         check_copies(model, who=who)
@@ -436,6 +457,7 @@ def resolved(
     """
     entry = METHODS[method] if isinstance(method, str) else method
     try:
+        check_images(entry.facts.needs, data.forget, data.retain)
         return _resolution(entry.facts.resolve, model, data, entry.settings(settings))
     except ValueError as error:
         raise Refused(str(error)) from error
@@ -453,7 +475,7 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
     and for a model that does not fit the data (`check_model`).
     """
     check_model(model, data)
-    images = data.forget.normalisation(data.forget.images[:2].to(data.device))
+    images = data.some_images
     layer = split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
     check_maskable(uncompiled(model), layer.name)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, We
     "GA",
     "ascent_forget",
     source="Golatkar et al. 2020, arXiv:1911.04933",
+    needs=("forget", "labels"),
     augments=("forget",),
     source_augments="crop and flip in every loader",
     parallel=True,

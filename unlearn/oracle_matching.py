@@ -22,7 +22,7 @@ def check_oracles(model: nn.Module, data: ForgetData, *, oracle_count: int) -> N
 
 @register(
     "oracle_matching",
-    needs=("oracles",),
+    needs=("forget", "retain", "oracles"),
     source="Georgiev et al. 2024, arXiv:2410.23232",
     resolve=(check_oracles,),
     augments=(),

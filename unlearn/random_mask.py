@@ -18,7 +18,7 @@ def resolve_kappa(
     return {"kappa_count": count_of(kappa, masked_layer(model, data, mask_layer).size, "kappa")}
 
 
-@register("random_mask", resolve=(resolve_kappa,), augments=())
+@register("random_mask", resolve=(resolve_kappa,), needs=(), augments=())
 def random_mask(
     model: nn.Module, data: ForgetData, *, kappa: Kappa = 0.1, mask_layer: MaskLayer | None = None
 ) -> Unlearned:

@@ -28,10 +28,11 @@ from lethe.signature import Hyperparameter
 from lethe.training.storage import write_bytes
 from lethe.unlearn import METHODS
 from lethe.unlearn.add_ons import ADD_ONS, Agreement, kept
+from lethe.unlearn.needs import IMAGES_WITH_LABELS, NEEDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 COMMAND = "python -m lethe.report.methods_page"
-NEEDS = {"ideal": "the ideal model", "oracles": "oracles, made by `main_ideal.py --oracles N`"}
+OTHERS = {"ideal": "the ideal model", "oracles": "oracles, made by `main_ideal.py --oracles N`"}
 
 HEAD = f"""# Methods
 
@@ -52,6 +53,14 @@ An add-on combines the two gradients of a step in its own way, on any method tha
 is the descent gradient of the forget objective, `g_c` that of the retain objective, `beta` the retain
 gradient's weight; `d` is the plain step:"""
 
+
+WHAT_IT_NEEDS = """## What each needs
+
+Choose by this first. A method looks at nothing but what is marked here, beside the initial model: without a
+mark under retain images it takes a retain set that is empty, without one under labels any labels will do.
+Labels are those of the images that are marked. The training log holds the updates of every training step;
+checkpoints are the model at earlier epochs. Some methods find defaults of theirs by the sets' labels: whether
+whole classes are forgotten."""
 
 AUGMENTATION = """## Augmentation
 
@@ -101,6 +110,8 @@ def page(
         "## Index",
         table(["name", "aliases", "what it does"], index),
         f"With an add-on in it: {codes(entry.name for entry in joint)}. See [Add-ons](#add-ons).",
+        WHAT_IT_NEEDS,
+        _needs_table(alone),
         AUGMENTATION,
         _augmentation_table(alone),
         "## The methods",
@@ -108,6 +119,17 @@ def page(
         _add_ons_section(alone, joint, add_ons),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _needs_table(alone: Iterable[Entry[Any]]) -> str:
+    """Return a row for each method, a column for each need that any has."""
+    alone = list(alone)
+    columns = [need for need in NEEDS if any(need in entry.facts.needs for entry in alone)]
+    rows = []
+    for entry in alone:
+        marks = ["yes" if need in entry.facts.needs else "" for need in columns]
+        rows.append([link(entry), *marks])
+    return table(["method", *(NEEDS[need] for need in columns)], rows)
 
 
 def _augmentation_table(alone: Iterable[Entry[Any]]) -> str:
@@ -136,13 +158,21 @@ def _in_short(entry: Entry[Any]) -> str:
     if entry.facts.add_on:
         return f"{_method_of(entry).name} + {entry.facts.add_on}"
     limits = ["whole classes only"] if entry.facts.whole_class else []
-    limits += [f"needs {need}" for need in _needs(entry)]
+    limits += [f"needs {need}" for need in _other_needs(entry)]
     limits += [entry.package] if entry.package else []
     return entry.summary + (f" ({'; '.join(limits)})" if limits else "")
 
 
+def _other_needs(entry: Entry[Any]) -> list[str]:
+    """Return what a method needs beside images and labels, in words."""
+    other = [need for need in entry.facts.needs if need not in IMAGES_WITH_LABELS]
+    return [OTHERS.get(need, NEEDS.get(need, need)) for need in other]
+
+
 def _needs(entry: Entry[Any]) -> list[str]:
-    return [NEEDS.get(need, need) for need in getattr(entry.facts, "needs", ())]
+    """Return what a method needs, in words."""
+    images = [NEEDS[need] for need in entry.facts.needs if need in IMAGES_WITH_LABELS]
+    return [*images, *_other_needs(entry)] or ["the initial model alone"]
 
 
 def _section(entry: Entry[Any], own_pages: Collection[str]) -> str:
@@ -159,8 +189,7 @@ def _body(entry: Entry[Any]) -> list[str]:
 def _facts(entry: Entry[Any], own_pages: Collection[str]) -> list[str]:
     requests = "whole classes only" if entry.facts.whole_class else "any request, whole classes or images"
     facts, own = [f"Forgets: {requests}"], entry.name.lower()
-    if _needs(entry):
-        facts.append(f"Needs: {', '.join(_needs(entry))}")
+    facts.append(f"Needs: {', '.join(_needs(entry))}")
     if "addon" in entry.hyperparameters:
         facts.append("Add-ons: [all](#add-ons), by `--addon`")
     if entry.facts.parallel:
