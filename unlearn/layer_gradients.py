@@ -220,8 +220,8 @@ def _as_it_is(_: nn.Module, h: Tensor) -> Tensor:
     return h
 
 
-def _patches(layer: nn.Module, h: Tensor) -> Tensor:
-    """Return (N, channels x kernel height x kernel width, places), like `F.unfold` and faster."""
+def patches_of(layer: nn.Module, h: Tensor) -> Tensor:
+    """Return a convolution's patches (N, channels x height x width of the kernel, places), as `F.unfold`."""
     if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):  # `_is_simple` has looked
         raise TypeError(f"expected a Conv2d with numbers for its padding, got {layer}")
     if layer.dilation != (1, 1):
@@ -245,7 +245,7 @@ def _batch_norm(layer: nn.Module, h: Tensor, delta: Tensor) -> Factors:
 OF_LAYER: dict[type[nn.Module], OfLayer] = {
     nn.Linear: OfLayer(_with_ones, lambda _, h, delta: Factors(h, delta)),
     nn.Conv2d: OfLayer(
-        _patches, lambda layer, patches, delta: Places(delta.flatten(2), patches, layer.bias is not None)
+        patches_of, lambda layer, patches, delta: Places(delta.flatten(2), patches, layer.bias is not None)
     ),
     nn.BatchNorm1d: OfLayer(_as_it_is, _batch_norm),
     nn.BatchNorm2d: OfLayer(_as_it_is, _batch_norm),
