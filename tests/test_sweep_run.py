@@ -3,13 +3,13 @@ process.
 """
 
 import json
+import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -37,8 +37,17 @@ from lethe.tracking.finished import finished_keys
 from lethe.tracking.run import tracked_run
 from lethe.training import fit, load_weights
 from lethe.training.file_lock import locked
+from tests.warm_processes import (
+    command,
+    ended,
+    fixture_begin,  # noqa: F401
+    fixture_warm,  # noqa: F401
+    fixture_warm_workers,  # noqa: F401
+    new_python,
+    sweep,
+    until,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
 GRID = """
 epochs: 1
 ideal: {ideal}
@@ -46,10 +55,11 @@ methods:
   random_mask: {{kappa: [{kappas}]}}
   SSD:
 """
+FORGET_SCORE = {"metrics": ("forget_score",), "report": "skip"}
 FEW = "report: skip\nmetrics: forget_score\n"  # for what isn't about measurements
 GRID_RUN = ["run", "--grid", "grid.yml"]
-PROGRAM = [sys.executable, str(ROOT / "array_param_file.py"), *GRID_RUN]
-KILLS = int(os.environ.get("LETHE_TORTURE", "2"))  # `make torture` sets it
+TORTURE = "LETHE_TORTURE" in os.environ  # `make torture` sets it
+KILLS = int(os.environ.get("LETHE_TORTURE", "2"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +67,6 @@ def folder(empty_place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (empty_place / "grid.yml").write_text(GRID.format(ideal="skip", kappas="0.1, 0.2"))
     return empty_place
-
-
-def run(*flags):
-    return subprocess.run([*PROGRAM, *flags], capture_output=True, text=True, timeout=600)
 
 
 def runs(folder):
@@ -115,6 +121,7 @@ def mine(model, data, *, raises: bool = True):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder, made_store, capsys):
     (folder / "own.py").write_text(WRONG)
     grid = GRID.format(ideal="skip", kappas="0.1, 0.2")
@@ -143,7 +150,8 @@ def test_jobs_are_run_once_and_found_again_and_a_failure_stops_no_other(folder, 
 
 
 @pytest.mark.slow
-def test_a_warm_worker_measures_what_a_fresh_process_does(folder, made_store, tables):
+@pytest.mark.usefixtures("warm_workers")
+def test_a_warm_worker_measures_what_a_fresh_process_does(folder, made_store, tables, begin):
     grid = GRID.format(ideal="skip", kappas="0.1, 0.2")
     (folder / "grid.yml").write_text(f"report: skip\n{grid}")
     assert array_param_file.main([*GRID_RUN, "--workers", "1"]) == 0
@@ -154,9 +162,7 @@ def test_a_warm_worker_measures_what_a_fresh_process_does(folder, made_store, ta
     shutil.rmtree(folder / "results" / "digits" / "cache")
     # What the worker did after all the others.
     last = "--unlearn SSD --report skip --epochs 1 --ideal skip".split()
-    subprocess.run(
-        [sys.executable, str(ROOT / "mlflow_forget.py"), *last], check=True, capture_output=True, timeout=600
-    )
+    assert ended(begin(command, "mlflow_forget", *last)) == 0
     fresh, (digest,) = metrics_in(folder)
     assert list(fresh) == [name for name in warm if name.startswith("SSD")]
     assert fresh.items() <= warm.items()
@@ -165,7 +171,8 @@ def test_a_warm_worker_measures_what_a_fresh_process_does(folder, made_store, ta
 
 @pytest.mark.slow
 def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
-    words = ["--unlearn", "SSD", "--epochs", "1", "--ideal", "skip", "--skip_finished"]
+    flags = "--unlearn SSD --epochs 1 --ideal skip --report skip --metrics forget_score --skip_finished"
+    words = flags.split()
     assert mlflow_forget.main(words) == 0
     assert "metrics: eval" in capsys.readouterr().out
     assert mlflow_forget.main(words) == 0
@@ -179,8 +186,8 @@ def test_a_finished_job_is_skipped_by_a_single_command_too(folder, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder):
-    base = BaseConfig(epochs=1)
-    pipeline = Pipeline(PipelineConfig(unlearn="default", base=base, ideal="skip"))
+    config = PipelineConfig("default", base=BaseConfig(epochs=1), ideal="skip", **FORGET_SCORE)
+    pipeline = Pipeline(config)
     job, _ = run_once(pipeline)
     with closing(sqlite3.connect(folder / "mlflow.db")) as store, store:
         store.execute("UPDATE runs SET status = 'RUNNING', end_time = NULL")
@@ -193,7 +200,8 @@ def test_a_run_that_was_cut_off_ends_as_killed_when_its_job_is_run_again(folder)
 
 def test_a_run_that_goes_on_beside_a_sweep_is_left_alone(folder):
     """One of mlflow_forget.py as it stands."""
-    pipeline = Pipeline(PipelineConfig(unlearn="default", base=BaseConfig(epochs=1), ideal="skip"))
+    config = PipelineConfig("default", base=BaseConfig(epochs=1), ideal="skip", **FORGET_SCORE)
+    pipeline = Pipeline(config)
     with tracked_run("digits-mlp", "beside", tags={"config_hash": "another"}):
         assert run_once(pipeline)[1] is not None
         assert Counter(status for _, status in runs(folder)) == {"RUNNING": 1, "FINISHED": 1}
@@ -214,15 +222,18 @@ def test_base_models_are_trained_once_by_those_who_want_them_at_the_same_time(fo
     ]
 
 
+def hold(lock, told):
+    with locked(Path(lock)):
+        Path(told).touch()
+        time.sleep(600)
+
+
 @pytest.mark.slow
-def test_a_lock_goes_with_the_process_that_held_it(folder):
-    program = f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-    program += "from pathlib import Path\nfrom lethe.training.file_lock import locked\n"
-    program += "with locked(Path('it')):\n    print('held', flush=True)\n    time.sleep(600)\n"
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"held\n"
+def test_a_lock_goes_with_the_process_that_held_it(folder, begin):
+    holder = begin(hold, "it", "held")
+    until((folder / "held").exists)
     holder.kill()
-    holder.communicate(timeout=60)
+    assert ended(holder) == -signal.SIGKILL
     with locked(folder / "it"):
         pass
 
@@ -300,7 +311,7 @@ def messages(pool, *jobs):
 
 
 @pytest.fixture
-def pool(folder):
+def pool(folder, warm_workers):
     """A worker of its own, which writes to a log that the test may name."""
     made = []
 
@@ -369,6 +380,7 @@ def test_a_log_that_can_not_be_written_ends_no_job(pool, log):
 
 @pytest.mark.slow
 def test_a_worker_that_can_not_begin_says_why(pool, monkeypatch, folder):
+    monkeypatch.setattr(local_pool, "get_context", multiprocessing.get_context)  # has not imported torch
     (folder / "torch.py").write_text("raise ImportError('no such\\nluck')\n")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
@@ -529,39 +541,30 @@ def test_a_mistake_is_one_line_and_nothing_runs(lines, folder, capsys, words, sa
     assert sorted(folder.rglob("*")) == before
 
 
-def children_of(process):
-    """The workers' process ids: children of the driver that have the words of a spawned process, and not
-    those of its tracker.
-    """
+def children_of(driver):
+    """The workers' process ids: children of the driver that multiprocessing began, but for its tracker."""
     found = []
     for task in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((task / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (task / "cmdline").read_bytes()
+            words = (task / "cmdline").read_bytes()
         except (OSError, ValueError):
             continue
-        if parent == process.pid and b"spawn_main" in command:
+        if parent == driver.pid and b"multiprocessing" in words and b"resource_tracker" not in words:
             found.append(int(task.name))
     return sorted(found)
 
 
-def ended(pid):
+def gone(pid):
     try:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
 
 
-def until(holds, seconds=300.0):
-    limit = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly(folder, made_store):
+def test_ctrl_c_stops_cleanly(folder, made_store, begin):
     (folder / "slow.py").write_text(
         "import pathlib, time\nfrom lethe.unlearn import copy_of\n\n"
         "def slow(model, data, *, number: int = 0):\n"
@@ -570,37 +573,32 @@ def test_ctrl_c_stops_cleanly(folder, made_store):
     (folder / "grid.yml").write_text(
         "epochs: 1\nideal: skip\nmethods:\n  slow.py:slow: {number: [1, 2, 3]}\n"
     )
-    driver = subprocess.Popen(
-        [*PROGRAM, "--workers", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a background job of a shell ignores it, and its children do
-    )
+    driver = begin(command, "array_param_file", *GRID_RUN, "--workers", "1")  # whose worker is a new Python
     until((folder / "begun").exists)
     workers = children_of(driver)
+    assert len(workers) == 1
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and its workers
-    out, err = driver.communicate(timeout=120)
-    assert driver.returncode == 130, err
+    assert ended(driver) == 130
+    out, err = Path("out").read_text(), Path("err").read_text()
     assert (
         out.splitlines()[-1]
         == "3 of 4 jobs are left. Go on:  python array_param_file.py run --grid grid.yml --workers 1"
     )
     assert "Traceback" not in err
-    assert all(map(ended, workers))
+    assert all(map(gone, workers))
     assert [status for _, status in runs(folder)] == ["KILLED"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 @pytest.mark.slow
-def test_whoever_is_killed_every_job_has_one_finished_run(folder):
+def test_whoever_is_killed_every_job_has_one_finished_run(folder, begin):
     """kill -9 of a worker and the driver in turn, at random moments, KILLS times, then the command once more.
 
-    `make torture` does it many times over.
+    `make torture` does it many times over, with processes that import all themselves.
     """
+    sweep_of_two = [*GRID_RUN, "--workers", "2"]
+    start = [new_python, "array_param_file.py"] if TORTURE else [sweep]
+    pace = 1.0 if TORTURE else 0.15  # forks begin that much sooner
     jobs = 4 * KILLS
     kappas = ", ".join(f"{(number + 1) / 1000}" for number in range(jobs - 1))
     (folder / "grid.yml").write_text(FEW + GRID.format(ideal="train", kappas=kappas))
@@ -609,30 +607,29 @@ def test_whoever_is_killed_every_job_has_one_finished_run(folder):
     chance = random.Random(seed)
     killed = Counter()
     for number in range(KILLS):
-        driver = subprocess.Popen(
-            [*PROGRAM, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        driver = begin(*start, *sweep_of_two)
         whom = ("worker", "driver")[number % 2]
         before = sum(finished(folder).values())
         if chance.random() < 0.3:  # while they start, train base models, make the store
-            time.sleep(chance.uniform(0.5, 15))
+            time.sleep(pace * chance.uniform(0.5, 15))
         else:
             wanted = before + chance.randrange(1, 4)
-            while sum(finished(folder).values()) < wanted and driver.poll() is None:
-                time.sleep(0.05)
-            time.sleep(chance.uniform(0, 1))
+            while sum(finished(folder).values()) < wanted and driver.is_alive():
+                time.sleep(0.01)
+            time.sleep(pace * chance.uniform(0, 1))
         workers = children_of(driver)
         if whom == "worker" and workers:
             os.kill(chance.choice(workers), signal.SIGKILL)
-            time.sleep(chance.uniform(0, 3))
+            time.sleep(pace * chance.uniform(0, 3))
             workers = children_of(driver) or workers
         driver.kill()
-        driver.wait(60)
+        ended(driver)
         killed[whom] += 1
         if chance.random() < 0.5:
-            until(lambda own=workers: all(map(ended, own)), 60)  # else the next begins while they are at it
-    done = run("--workers", "2")
-    assert done.returncode == 0, done.stdout + done.stderr
+            until(lambda own=workers: all(map(gone, own)), 60)  # else the next begins while they are at it
+    code = ended(begin(*start, *sweep_of_two), 600)
+    out = Path("out").read_text()
+    assert code == 0, out + Path("err").read_text()
     count = finished(folder)
     assert len(count) == jobs, (seed, killed)
     assert set(count.values()) == {1}, (seed, killed)
@@ -640,5 +637,5 @@ def test_whoever_is_killed_every_job_has_one_finished_run(folder):
     assert not without_metrics(folder), (seed, killed)
     made = [path.name for path in (folder / "results" / "digits").glob("*.safetensors")]
     assert sorted(made) == ["1mlp_ep1.safetensors", "1mlp_ep1_ideal_class0.safetensors"]
-    assert re.search(rf"{jobs} runs: \d+ finished, \d+ were before, 0 failed", done.stdout)
+    assert re.search(rf"{jobs} runs: \d+ finished, \d+ were before, 0 failed", out)
     print(Counter(status for _, status in runs(folder)), dict(killed))
