@@ -1,10 +1,7 @@
-"""Two processes of torchrun train the model that one trains, and unlearn as one does."""
+"""Two processes of torchrun's agent train the model that one trains, and unlearn as one does."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,36 +20,35 @@ from lethe.training.checkpoints import checkpoint_metadata
 from lethe.training.process_group import ProcessGroup, own_device
 from lethe.training.storage import read_tensors
 from tests.main_job_runs import all_runs, artifacts_of, call
-from tests.two_processes import RECIPES, RUN, WORDS, trained, unused
+from tests.two_processes import RECIPES, RUN, WORDS, everything, torchrun, trained, unused
 from tests.unlearned_together import weights_of_all
+from tests.warm_processes import (
+    command,
+    ended,
+    fixture_begin,  # noqa: F401
+    fixture_begin_in_module,  # noqa: F401
+    fixture_warm,  # noqa: F401
+)
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 NAME = "1mlp_ep5.safetensors"
 
 
-def started_twice(folder, script, *words):
-    """What torchrun says of two processes of a script of the repository."""
-    torchrun = "-m torch.distributed.run --standalone --nproc_per_node=2".split()
-    command = [sys.executable, *torchrun, str(ROOT / script), *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
-
-
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def together(tmp_path_factory, tables, begin_in_module):
     """The folder in which two processes have trained, and what they said."""
     folder = tmp_path_factory.mktemp("together")
-    done = started_twice(folder, "tests/two_processes.py")
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    shutil.copy(tables, folder)
+    code = ended(begin_in_module(torchrun, everything, folder=folder), 280)
+    assert code == 0, (folder / "err").read_text()
+    return folder, (folder / "out").read_text()
 
 
 def test_the_first_process_alone_prints(together):
-    _, done = together
-    assert done.stdout.count("initial model trained in") == 1
-    assert done.stdout.count("validation score") == 1
+    _, said = together
+    assert said.count("initial model trained in") == 1
+    assert said.count("validation score") == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
@@ -183,13 +179,13 @@ def kills(model, data):
 """
 
 
-def test_a_run_ends_where_one_of_its_processes_is_killed(together, tmp_path):
+def test_a_run_ends_where_one_of_its_processes_is_killed(together, tmp_path, begin):
     folder, _ = together
     shutil.copytree(folder / "results", tmp_path / "results")
     shutil.copy(folder / "mlflow.db", tmp_path)  # with the tables, which take seconds to make
     (tmp_path / "kills.py").write_text(KILLS)
     words = [*WORDS, *"--unlearn kills.py:kills --ideal skip --report skip".split()]
-    assert started_twice(tmp_path, "mlflow_forget.py", *words).returncode == 1
+    assert ended(begin(torchrun, command, "mlflow_forget", *words, folder=tmp_path)) == 1
     run = all_runs(tmp_path)[-1]
     assert run.info.run_name.startswith("kills")
     # torchrun ends the process that is left, which notices by itself too: whichever is first.

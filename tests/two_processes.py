@@ -1,5 +1,5 @@
-"""What tests/test_distributed.py has torchrun start twice: main_baseline.py, mlflow_forget.py, methods whose
-weights are written down, and trainings whose histories are.
+"""What tests/test_distributed.py has torchrun's agent start twice: main_baseline.py, mlflow_forget.py,
+methods whose weights are written down, and trainings whose histories are.
 """
 
 import json
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 import main_baseline
 import mlflow_forget
@@ -27,7 +30,7 @@ RECIPES = {
 WORDS = ["--epochs", "5", "--save_dir", "results"]
 RUN = (
     "--unlearn RL --unlearn_epochs 2 --batch_size 101 --unlearn_lr 0.005 0.01 --report skip --ideal skip "
-    "--arch cnn --epochs 2 --save_dir cnn"
+    "--metrics retain_loss --arch cnn --epochs 2 --save_dir cnn"
 ).split()
 
 
@@ -94,8 +97,26 @@ def threads_of_gloo():
     return sum("gloo" in name for name in names)
 
 
-def main() -> int:
-    torch.set_num_threads(1)
+def torchrun(function, *given):
+    """Call a function in two processes, forks of this one, as torchrun runs a script; what it returns is the
+    exit code. Returns 1 where one of them failed.
+    """
+    words = "--nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint localhost:0 --start_method fork none.py"
+    config, _, _ = config_from_args(parse_args(words.split()))
+    try:
+        elastic_launch(config, exiting)(function, *given)
+    except ChildFailedError:
+        return 1
+    return 0
+
+
+def exiting(function, *given):
+    """End this process where the function's exit code isn't 0."""
+    if code := function(*given):
+        sys.exit(code)
+
+
+def everything() -> int:
     with joined(
         torch.device("cpu")
     ) as group:  # once: those who join a second time may meet what is left of the first
@@ -113,7 +134,3 @@ def main() -> int:
         Path(f"rank{group.rank}.json").write_text(json.dumps(content))
     Path(f"threads{group.rank}.json").write_text(json.dumps(threads_of_gloo()))
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -49,16 +49,26 @@ def fixture_begin(warm):
     """Begin a process that calls a function, in this folder and environment, with the default Ctrl-C. What
     the function returns is the exit code. The process is the first of a session.
     """
-    begun = []
+    yield from begun(warm)
+
+
+@pytest.fixture(name="begin_in_module", scope="module")
+def fixture_begin_in_module(warm):
+    """The same for a fixture of a module."""
+    yield from begun(warm)
+
+
+def begun(warm):
+    processes = []
 
     def begin(function, *given, folder=None):
         place = Path(folder or Path.cwd())
-        begun.append(warm.Process(target=_call, args=(place, dict(os.environ), function, given)))
-        begun[-1].start()
-        return begun[-1]
+        processes.append(warm.Process(target=_call, args=(place, dict(os.environ), function, given)))
+        processes[-1].start()
+        return processes[-1]
 
     yield begin
-    for process in begun:
+    for process in processes:
         process.kill()
         process.join()
 
