@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.arguments import BenchmarkParser
 from lethe import command_line
 
-VIEWS = {20: 1, 40: 2, 60: 3}
-DATASETS = ("MNIST", "FashionMNIST")
+BOTH = ("MNIST", "FashionMNIST")
+SOURCES = {10: (("MNIST",), 1), 20: (BOTH, 1), 40: (BOTH, 2), 60: (BOTH, 3)}  # datasets, views
 IMAGES_SEEN = 300_000  # of training, so that every task's model has enough steps
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 BOUND = "mask optimised for each class (the bound)"
@@ -50,7 +50,7 @@ TUNED: dict[str, tuple[str, Sequence[dict[str, Any]]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table for each task, and write the numbers of every class with --json."""
     parser = BenchmarkParser(__doc__)
-    parser.add_argument("--classes", type=int, nargs="+", default=[20, 40, 60], choices=VIEWS, metavar="N")
+    parser.add_argument("--classes", type=int, nargs="+", default=[20, 40, 60], choices=SOURCES, metavar="N")
     parser.add_argument("--per_class", type=int, nargs="+", default=[600, 6000], metavar="N")
     parser.add_argument("--arch", nargs="+", default=["mlp"], metavar="ARCH")
     parser.add_argument("--seed", type=int, nargs="+", default=[1], metavar="N")
@@ -92,11 +92,16 @@ class Task:
         from benchmarks.joined_images import joined
         from lethe.data.splits import split
 
-        found = joined(DATASETS, VIEWS[self.classes], self.per_class, self.seed, self.folder)
+        datasets, views = SOURCES[self.classes]
+        found = joined(datasets, views, self.per_class, self.seed, self.folder)
         return split(found.raw, f"joined{self.classes}", 0)
 
     @cached_property
     def model(self) -> Any:
+        return self.trained_on(self.splits.train)
+
+    def trained_on(self, images: Any) -> Any:
+        """A model of this seed, trained on some of the training images."""
         from lethe.models import build
         from lethe.training import Recipe, fit, generator_for
 
@@ -104,14 +109,18 @@ class Task:
         epochs = min(max(round(IMAGES_SEEN / len(train)), FEWEST_EPOCHS), MOST_EPOCHS)
         model = build(self.arch, train.image_shape, self.classes, seed=self.seed)
         recipe = Recipe(epochs, "adamw", lr=3e-3, batch_size=128, weight_decay=1e-2)
-        fit(model, train, recipe, generator=generator_for(self.seed, "train"))
+        fit(model, images, recipe, generator=generator_for(self.seed, "train"))
         return model
 
     def data(self, *forgotten: int) -> Any:
         from lethe.data import ForgetRequest
+
+        return self.asked(ForgetRequest(forgotten))
+
+    def asked(self, request: Any) -> Any:
         from lethe.unlearn import ForgetData
 
-        return ForgetData.of(self.splits, ForgetRequest(forgotten), seed=self.seed, cache=self.cache)
+        return ForgetData.of(self.splits, request, seed=self.seed, cache=self.cache)
 
     @cached_property
     def before(self) -> dict[str, Any]:

@@ -184,16 +184,14 @@ def test_what_is_missed_is_said():
     assert Choice(rung(2, 0.1, 0.3), None).misses == ""
 
 
-def test_a_mask_that_costs_unseen_images_as_much_as_the_forgotten_ones_is_said(identity):
-    inputs = RequestInputs(NONE, one_hot(3, 3), one_hot(3, 0, 1), one_hot(3))
-    judge = Judge(identity, inputs, ())
-    (lost,) = judge.rungs(order(3), [1])
-    assert judge.not_singled_out(lost).endswith(
-        "those to forget lost 100.00 points, validation images of their classes 100.00"
-    )
-    other = LayerInputs(2 * torch.eye(CLASSES)[[3]] + 3 * torch.eye(CLASSES)[[5]], torch.tensor([3]))
-    told_apart = Judge(identity, replace(inputs, unseen=other), ())  # wrong before and after
-    assert told_apart.not_singled_out(told_apart.rungs(order(3), [1])[0]) == ""
+def test_the_rest_of_a_class_that_stays_is_judged_by_itself(identity):
+    """A mask that loses class 3 costs the two retained threes everything, all the retained a tenth."""
+    retain = one_hot(*[label for label in range(10) if label != 3] * 2, 3, 3)
+    inputs = RequestInputs(NONE, one_hot(3, 3), retain, NONE)
+    (lost,) = Judge(identity, inputs, ()).rungs(order(3), [1])
+    assert (lost.forget_score, lost.retain_drop) == (0.0, 100.0)
+    whole = replace(inputs, gone=inputs.images, images=NONE, retain=retain.without_classes((3,)))
+    assert Judge(identity, whole, (3,)).rungs(order(3), [1])[0].retain_drop == 0.0
 
 
 def test_validation_images_of_the_forgotten_class_are_judged(model, digits):

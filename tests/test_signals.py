@@ -19,6 +19,7 @@ from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.measure import Measured
 from lethe.experiment.pipeline import Pipeline, PipelineConfig
 from lethe.experiment.warnings import warnings_of
+from lethe.models import Mask
 from lethe.sweeps.sweep import run_all
 from lethe.training import digest_of
 from lethe.unlearn import Unlearned
@@ -129,6 +130,19 @@ def test_what_a_method_says_it_missed_is_a_warning():
     (warning,) = warnings_of(linear(1), missed, measured, classes=CLASSES)
     assert (warning.kind, warning.text) == ("missed its targets", "missed its targets: by far")
     assert not warning.overrides
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_mask_that_takes_the_rest_of_a_class_along_is_a_warning(masked):
+    """All images of class 0 become wrong, the forgotten ones and the others alike."""
+    after = torch.where((TRUTH == 0)[:, None], WRONG, RIGHT)
+    both = {"initial model": model_outputs(RIGHT), "unlearned model": model_outputs(after)}
+    measured = Measured({"retain_score": 90.0}, {"retain_score": 90.0}, {}, {}, both)
+    mask = Mask("weight", torch.ones(CLASSES, 2, dtype=torch.bool)) if masked else None
+
+    found = warnings_of(linear(1), Unlearned(linear(2), mask), measured, classes=CLASSES)
+    assert ("not singled out" in [own.kind for own in found]) == masked
+    assert not any(own.overrides for own in found)
 
 
 def test_the_same_weights_are_nothing_changed():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.experiment.measure import Measured
+from lethe.experiment.singled_out import not_singled_out
 from lethe.report.run_warning import RunWarning
 from lethe.training import same_weights
 from lethe.unlearn import Unlearned
@@ -36,6 +37,7 @@ def warnings_of(
     destroyed the model: retain_score below twice chance, 2 x 100 / classes percent
     lost accuracy: if it is not destroyed, see `_lost_accuracy`
     missed its targets: the method says so
+    not singled out: a mask for a part of a class takes the rest of it along, see `not_singled_out`
     changed nothing, changed no prediction: see `_unchanged`
 
     `leaves_weights`: the method leaves the weights unchanged by design.
@@ -45,6 +47,7 @@ def warnings_of(
         *_no_logits(measured),
         *(_destroyed(measured, classes) or _lost_accuracy(measured)),
         *_missed(unlearned),
+        *_not_singled_out(unlearned, measured),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
 
@@ -58,6 +61,14 @@ def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:
 def _missed(unlearned: Unlearned) -> Iterator[RunWarning]:
     if unlearned.misses:
         yield RunWarning("missed its targets", unlearned.misses)
+
+
+def _not_singled_out(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:
+    if unlearned.mask is None:
+        return
+    text = not_singled_out(measured.outputs["initial model"], measured.outputs["unlearned model"])
+    if text:
+        yield RunWarning("not singled out", text)
 
 
 def _no_logits(measured: Measured) -> Iterator[RunWarning]:

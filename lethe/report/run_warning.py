@@ -16,6 +16,7 @@ Kind = Literal[
     "changed no prediction",
     "fewer masked",
     "missed its targets",
+    "not singled out",  # a mask for a part of a class takes the rest of it along
     "not evaluated",
     "not checked",
 ]
@@ -23,6 +24,7 @@ OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {
     "lost accuracy",
     "fewer masked",
     "missed its targets",
+    "not singled out",
     "not evaluated",
     "not checked",
 }

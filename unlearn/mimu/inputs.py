@@ -66,6 +66,11 @@ class RequestInputs:
     retain: LayerInputs
     unseen: LayerInputs
 
+    @property
+    def rest_of_classes(self) -> LayerInputs:
+        """The retained images of the classes of which some images are forgotten."""
+        return self.retain.of_classes(tuple(self.images.labels.unique().tolist()))
+
     def by_kind(self) -> dict[str, LayerInputs]:
         """Return what refinement takes: of the validation images those that `images` are compared with."""
         classes = tuple(self.images.labels.unique().tolist())

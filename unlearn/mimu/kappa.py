@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ LADDER = (0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)  # shares of
 FORGET_TARGET = 0.2  # percent of the forgotten class that may still be predicted right
 DROP_TARGET = 0.2  # points that the other classes may lose
 TOLERATED_EXCESS, TOLERATED_DROP = 0.8, 0.5  # a mask that is worse than these makes a warning
-SINGLED_OUT = 1.0  # points that forgotten images of classes that stay have to lose more than unseen ones
 POINTS_OF_DROP = 2.0  # a point that the others lose costs as much as this many percent not forgotten
 ALIKE = 0.1  # masks whose costs differ by less are alike, and the smaller one is chosen
 MASKS_AT_ONCE = 4
@@ -40,7 +39,8 @@ class Rung:
 
     forget_score: percent of the forgotten images that are still predicted right. excess: points by which it
     is above its target. retain_score, retain_drop: of the others, and the points that it fell by. Each is the
-    worse value of training and validation images.
+    worse value of training and validation images; where a part of a class is forgotten, the rest of its class
+    is judged by itself too.
     """
 
     kappa: int
@@ -61,15 +61,11 @@ class Rung:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen mask, those of the ladder, and the rounds of refinement that it took.
-
-    not_singled_out: in words, that images of classes that stay lose no more than unseen ones.
-    """
+    """The chosen mask, those of the ladder, and the rounds of refinement that it took."""
 
     best: Rung
     over_kappa: OverKappa
     rounds: int = 0
-    not_singled_out: str = ""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -96,9 +92,9 @@ class Choice:
             )
         if found.retain_drop > TOLERATED_DROP:
             missed.append(f"the other images lost {found.retain_drop:.2f} points")
-        if missed:
-            missed[0] = f"missed its targets on training or validation images: {missed[0]}"
-        return ", and ".join(missed + ([self.not_singled_out] if self.not_singled_out else []))
+        if not missed:
+            return ""
+        return f"missed its targets on training or validation images: {', and '.join(missed)}"
 
 
 def count_or_auto(kappa: int | float | str, size: int) -> int | None:
@@ -114,15 +110,16 @@ class Judge:
         unseen = inputs.unseen
         self.gone = [part for part in (inputs.gone, unseen.of_classes(forget_classes)) if len(part)]
         retain, unseen_others = inputs.retain.some(MOST_JUDGED), unseen.without_classes(forget_classes)
-        self.others = [part for part in (retain, unseen_others) if len(part)]
+        rest = inputs.rest_of_classes.some(MOST_JUDGED)
+        self.others = [part for part in (retain, unseen_others, rest) if len(part)]
         self.images = [inputs.images] if len(inputs.images) else []
         nothing = torch.ones(1, *layer.shape, device=layer.weight.device)
         self.before = [self._scores(part, nothing)[0] for part in self.others]
         forget_before = [self._scores(part, nothing)[0] for part in self.gone + self.images]
         self.initial = (max(forget_before), min(self.before))
-        self.unseen_alike = unseen.of_classes(tuple(inputs.images.labels.unique().tolist()))
+        alike = unseen.of_classes(tuple(inputs.images.labels.unique().tolist()))
         # Without validation images it is their own score before, so that nothing has to be done.
-        like = self.unseen_alike if len(self.unseen_alike) else inputs.images
+        like = alike if len(alike) else inputs.images
         self.image_target = self._scores(like, nothing)[0] if len(like) else 0.0
 
     def rungs(self, scores: Tensor, kappas: Iterable[int]) -> list[Rung]:
@@ -158,23 +155,6 @@ class Judge:
         right = logits.argmax(-1) == part.labels
         shares: list[float] = (100 * right.double().mean(-1)).tolist()
         return shares
-
-    def not_singled_out(self, rung: Rung) -> str:
-        """Say that forgotten images of classes that stay lose no more than unseen ones do; "" if they do."""
-        if not self.images or not len(self.unseen_alike):
-            return ""
-        off = hard_topk(rung.scores, rung.kappa) * (rung.scores > -torch.inf)
-        masks = torch.stack([torch.ones_like(off), 1 - off]).view(-1, *self.layer.shape)
-        lost = []
-        for part in (self.images[0], self.unseen_alike):
-            before, after = self._scores(part, masks.to(self.layer.weight.dtype))
-            lost.append(before - after)
-        if lost[0] > lost[1] + SINGLED_OUT:
-            return ""
-        return (
-            f"a mask serves classes, not single images: those to forget lost {lost[0]:.2f} points, "
-            f"validation images of their classes {lost[1]:.2f}"
-        )
 
 
 def ladder(size: int) -> list[int]:
@@ -233,7 +213,7 @@ def chosen(
     by_kind = inputs.by_kind()
     lacks_unseen = len(by_kind["images"]) and not len(by_kind["unseen"])
     if settings is None or lacks_unseen:
-        return replace(choice, not_singled_out=judge.not_singled_out(choice.best))
+        return choice
 
     def refine(scores: Tensor, kappa: int, number: int) -> Tensor:
         draws = data.generator("MIMU", "refine", number)
@@ -249,5 +229,4 @@ def chosen(
         )
 
     with timed(stages, "refinement"):
-        choice = refined_where_needed(choice, judge, refine)
-    return replace(choice, not_singled_out=judge.not_singled_out(choice.best))
+        return refined_where_needed(choice, judge, refine)
