@@ -13,7 +13,7 @@ from lethe.data import Normalisation
 from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
 from lethe.unlearn.blocks import classifier_of
 from lethe.unlearn.boundary_expanding import Widened
-from lethe.unlearn.boundary_shrink import moved, nearest_class, relabelled
+from lethe.unlearn.boundary_shrink import nearest_class, relabelled
 from tests.by_hand import sgd, slope
 from tests.columns import (
     CLASSES,
@@ -29,22 +29,6 @@ from tests.columns import (
 )
 
 # boundary_shrink
-
-
-@pytest.mark.parametrize("white", [255, 16])
-def test_a_pixel_moves_by_the_bound_in_its_own_range_and_stays_in_it(white):
-    normalisation = Normalisation((0.5, 0.2), (0.25, 0.1), white)
-    pixels = torch.tensor([[0.0, 0.5, 0.95], [0.05, 0.5, 1.0]]).view(1, 2, 1, 3)
-    mean, std = (torch.tensor(v).view(1, 2, 1, 1) for v in (normalisation.mean, normalisation.std))
-    direction = torch.tensor([[-1.0, 1.0, 1.0], [-1.0, -1.0, 0.0]]).view(1, 2, 1, 3)
-    x = moved((pixels - mean) / std, direction, normalisation, 0.1)
-    expected = torch.tensor([[0.0, 0.6, 1.0], [0.0, 0.4, 1.0]]).view(1, 2, 1, 3)
-    torch.testing.assert_close(x * std + mean, expected, rtol=0, atol=1e-6)
-
-
-def test_without_a_normalisation_pixels_move_as_they_are():
-    x = torch.tensor([[-3.0, 0.0, 9.0]])
-    assert torch.equal(moved(x, x.sign(), Normalisation((), ()), 0.5), torch.tensor([[-3.5, 0.0, 9.5]]))
 
 
 def test_the_nearest_class_by_hand():

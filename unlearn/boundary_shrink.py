@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lethe.data import ImageSet, Normalisation
 from lethe.models import evaluating
+from lethe.unlearn.attacks import Box, slopes
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune, sgd
 from lethe.unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Momentum, Positive
@@ -91,20 +91,7 @@ def nearest_class(
     model: nn.Module, x: Tensor, y: Tensor, normalisation: Normalisation, bound: float
 ) -> tuple[Tensor, Tensor]:
     """Return y' (N,) of normalised images, and (N,) bool: x' is predicted as another class than y."""
-    x = x.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+    slope, _ = slopes(model, x, y)
     with torch.no_grad():
-        logits = model(moved(x.detach(), gradient.sign(), normalisation, bound))
+        logits = model(Box(normalisation, x).moved(x, bound * slope.sign()))
     return logits.scatter(1, y[:, None], -math.inf).argmax(1), logits.argmax(1) != y
-
-
-def moved(x: Tensor, direction: Tensor, normalisation: Normalisation, bound: float) -> Tensor:
-    """Return normalised x (N, C, H, W) moved by bound * direction in pixels of [0, 1], and clamped to them.
-
-    A pixel p is (p - mean) / std in x: it moves by bound / std between -mean / std and (1 - mean) / std.
-    Without channels (mean = ()): x + bound direction.
-    """
-    if not normalisation.mean:
-        return x + bound * direction
-    mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (normalisation.mean, normalisation.std))
-    return (x + bound * direction / std).clamp(-mean / std, (1 - mean) / std)
