@@ -20,9 +20,10 @@ from tests.by_hand import adam, slope
 from tests.numbered_images import noise_data
 
 
-def step(unlearn, retain, beta=0.5, true=None):
+def step(unlearn, retain, beta=0.5, true=None, retain_loss=0.0):
     g_u, g_c = torch.tensor(unlearn, dtype=torch.float64), torch.tensor(retain, dtype=torch.float64)
-    return Step([g_u], [g_c], beta, lambda: [torch.tensor(true, dtype=torch.float64)])
+    true_labels = lambda: [torch.tensor(true, dtype=torch.float64)]  # noqa: E731
+    return Step([g_u], [g_c], beta, true_labels, torch.tensor(retain_loss))
 
 
 def values(gradients):

@@ -30,13 +30,15 @@ class Step:
 
     `unlearn` (g_u) is the descent gradient of the forget objective, `retain` (g_c) that of the retain
     objective. `of_true_labels` computes the gradient of the forget batch's cross-entropy with its true
-    labels, for an add-on registered with `true_labels`.
+    labels, for an add-on registered with `true_labels`. `retain_loss` is the retain objective on the batch, a
+    scalar without a gradient.
     """
 
     unlearn: Gradients
     retain: Gradients
     beta: float
     of_true_labels: Callable[[], Gradients]
+    retain_loss: Tensor
 
     @property
     def direction(self) -> Gradients:

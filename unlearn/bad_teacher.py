@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe.system.device import CPU, restored_random_state
 from lethe.unlearn.blocks import redraw_of
 from lethe.unlearn.forget_and_retain import with_share_of_retain
+from lethe.unlearn.fresh_weights import redrawn
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune
 from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Share, Temperature
@@ -89,10 +87,5 @@ def incompetent(model: nn.Module, data: ForgetData) -> nn.Module:
     Raises ValueError if a module has parameters and no `reset_parameters`.
     """
     check_drawable(model, data)
-    teacher = copy.deepcopy(model).cpu()
-    seed = int(torch.randint(2**62, (), generator=data.generator("bad_teacher", "incompetent")))
-    with restored_random_state(CPU, seed):
-        for module in teacher.modules():
-            if (redraw := redraw_of(module)) is not None:
-                redraw()
+    teacher = redrawn(model, data.generator("bad_teacher", "incompetent"))
     return teacher.to(data.device).eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from lethe.flag_error import FlagError
 from lethe.unlearn.fisher_information import Tensors, batch_gradient
+from lethe.unlearn.fresh_weights import reset_entries
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.retain_tuning import tune_on_retain
 from lethe.unlearn.settings import RESOLVED, BatchSize, BetweenZeroAndOne, Epochs, LearningRate
@@ -141,15 +143,11 @@ def reset(model: nn.Module, chosen: Tensors, data: ForgetData) -> None:
         weight.copy_(torch.where(chosen[name], factor * weight, weight))
 
 
-@torch.no_grad()
 def reinitialise(model: nn.Module, chosen: Tensors, data: ForgetData) -> None:
     """Draw the chosen weights from N(0, 2 / fan_out), He et al.'s initialisation for ReLU."""
     noise = data.generator("MSG", "reset")
-    for name, marked in chosen.items():
-        weight = model.get_parameter(name)
-        fresh = torch.empty(weight.shape, dtype=weight.dtype)
-        nn.init.kaiming_normal_(fresh, mode="fan_out", nonlinearity="relu", generator=noise)
-        weight.copy_(torch.where(marked, fresh.to(weight.device), weight))
+    draw = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu", generator=noise)
+    reset_entries(model, chosen, draw)
 
 
 def slow_down_others(optimizer: torch.optim.Optimizer, model: nn.Module, chosen: Tensors) -> None:

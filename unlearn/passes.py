@@ -28,7 +28,8 @@ class Pass:
     norm uses its running statistics and does not update them, for a pass over the forget set alone; the
     statistics of batches of one class would identify it, and the model would forget it only in such batches.
     as_they_are: no augmentation, for targets computed from the images themselves. numbered: the images'
-    labels are positions, and the loss takes the logits and `Seen` instead of the labels.
+    labels are positions, and the loss takes the logits and `Seen` instead of the labels. optimizer: if not
+    that of the other passes; its state is its own.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Pass:
     keep_statistics: bool = False
     as_they_are: bool = False
     numbered: bool = False
+    optimizer: torch.optim.Optimizer | None = None
 
 
 Plan = Callable[[int], Sequence[Pass]]  # an epoch, counted from 0 -> its passes in order
@@ -82,12 +84,13 @@ def fine_tune(
             with train_mode(student, noise, data.device, single_images=fixed):
                 sign = -1 if one.climb else 1
                 loss = _times(sign, one.loss)
-                losses = descend(student, batches, optimizer=optimizer, loss=loss, group=data.group)
+                own = one.optimizer or optimizer
+                losses = descend(student, batches, optimizer=own, loss=loss, group=data.group)
             means[f"{one.name}_loss"] = sign * fmean(losses)
         check_finite(student, means, f"{name} diverged in epoch {epoch + 1}")
         history.append(means)
         data.on_epoch(student, epoch + 1)
-    optimizer.zero_grad(set_to_none=True)
+    student.zero_grad(set_to_none=True)
     return Unlearned(student, history=history)
 
 

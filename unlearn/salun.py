@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lethe.flag_error import FlagError
 from lethe.models import evaluating
+from lethe.unlearn.frozen_weights import freeze_outside
 from lethe.unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import fine_tune, sgd
 from lethe.unlearn.random_label import random_label_passes
@@ -152,23 +153,6 @@ def most_salient(scores: list[Tensor], density: float) -> list[Tensor]:
     keep[flat.argsort(descending=True, stable=True)[: round(density * len(flat))]] = True
     parts = keep.split([score.numel() for score in scores])
     return [part.view_as(score) for part, score in zip(parts, scores, strict=True)]
-
-
-def freeze_outside(
-    keep: list[Tensor], parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
-    """Reset each weight outside `keep` to its present value after every step.
-
-    Neither decay nor momentum moves it. Exact for optimisers that treat each weight by itself (SGD, Adam).
-    """
-    initial = [p.detach().clone() for p in parameters]
-
-    @torch.no_grad()
-    def reset(*_: object) -> None:
-        for parameter, start, kept in zip(parameters, initial, keep, strict=True):
-            parameter.copy_(torch.where(kept, parameter, start))
-
-    optimizer.register_step_post_hook(reset)
 
 
 def falling(start: float, steps: int) -> Iterator[float]:

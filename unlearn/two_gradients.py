@@ -82,7 +82,7 @@ def descend_both(
                     add_on.check_true_labels()
                     return gradients(true_labels(logits, batch))
 
-                step = Step(g_u, g_c, beta, of_true_labels)
+                step = Step(g_u, g_c, beta, of_true_labels, retain_loss.detach())
                 for parameter, direction in zip(parameters, add_on.direction(step), strict=True):
                     parameter.grad = direction
                 optimizer.step()
