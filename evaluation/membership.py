@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lethe.evaluation import kernel_svm
+from lethe.evaluation import kernel_svm, logistic_regression
 from lethe.evaluation.entropies import entropy, modified_entropy
 from lethe.evaluation.impl import BAD_TEACHING, Undecided, register
 from lethe.evaluation.model_outputs import Attack, ModelOutputs, Outputs
@@ -17,7 +17,7 @@ MINIMUM = 10
 COST = 3.0
 TIE = 1e-6  # decision values nearer to 0 are ties
 TOLERANCE = 0.01  # ten times scikit-learn's: distance of its decision values from an exact solution's
-REGRESSION_TOLERANCE = 1e-4  # of LogisticRegression
+REGRESSION_TOLERANCE = 1e-4  # of scikit-learn's LogisticRegression, which others use for the attack
 LARGEST_SPREAD = 25.0  # points between the draws of an attack; beyond it the attack is undecided
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
 
@@ -109,15 +109,15 @@ def member_share(members: Tensor, non_members: Tensor, target: Tensor) -> float:
 
 def regression_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decision:
     """Return the log-odds of each target by the classifier of `member_share`. Raises the same ValueError."""
-    import numpy as np
-    from sklearn.linear_model import LogisticRegression
-
     _check_sizes(len(members), len(non_members), len(target))
-    known = torch.cat([members, non_members]).double().cpu().reshape(-1, 1).numpy()
-    is_member = np.repeat([1, 0], [len(members), len(non_members)])
-    attack = LogisticRegression(class_weight="balanced", max_iter=1000).fit(known, is_member)
-    scores = torch.from_numpy(attack.decision_function(target.double().cpu().reshape(-1, 1).numpy()))
-    return Decision(scores, REGRESSION_TOLERANCE)
+    known = torch.cat([members, non_members]).double().cpu().reshape(-1)
+    sides, weights = torch.ones_like(known), torch.empty_like(known)
+    sides[len(members) :] = -1.0
+    # Half of the total weight for each side: class_weight="balanced".
+    weights[: len(members)] = len(known) / (2 * len(members))
+    weights[len(members) :] = len(known) / (2 * len(non_members))
+    line = logistic_regression.fit(known, sides, weights)
+    return Decision(line.at(target.double().cpu().reshape(-1)), REGRESSION_TOLERANCE)
 
 
 def _check_sizes(members: int, non_members: int, target: int) -> None:

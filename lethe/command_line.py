@@ -22,6 +22,7 @@ from lethe.checkout import Moved
 from lethe.commands import as_started
 from lethe.flag_error import FlagError
 from lethe.system import needed_platform  # noqa: F401  # before anything asks for what Windows has not
+from lethe.system.garbage_collection import rare_collections
 from lethe.system.machine_limits import limit_met
 from lethe.system.process_ended import ProcessEnded
 from lethe.termination import Terminated, heed_signals
@@ -130,7 +131,8 @@ def command(main: Main) -> Main:
         warnings.showwarning = _print_warning
         sys.excepthook = _print_traceback
         try:
-            code = main(argv)
+            with rare_collections():
+                code = main(argv)
             print(end="", flush=True)  # a failure to write raises here, and not when the interpreter ends
             return code
         except BrokenPipeError:  # the reader, as `head`, closed the pipe

@@ -32,6 +32,13 @@ def test_digits_are_scikit_learns_labels(digits):
         assert np.array_equal(part.labels.numpy(), load_digits().target[part.indexes.numpy()])
 
 
+def test_digits_are_the_same_where_scikit_learn_keeps_its_file_elsewhere(monkeypatch):
+    images, labels = DATASETS["digits"](Path("nowhere")).train
+    monkeypatch.setattr("lethe.data.digits.IN_PACKAGE", Path("elsewhere.csv.gz"))
+    others = DATASETS["digits"](Path("nowhere")).train
+    assert torch.equal(images, others[0]) and torch.equal(labels, others[1])
+
+
 def test_digits_have_1797_images_of_8_by_8(digits):
     images, labels = DATASETS["digits"](Path("nowhere")).train
     assert (tuple(images.shape), images.dtype, tuple(labels.shape), labels.dtype) == (
