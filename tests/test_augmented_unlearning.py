@@ -35,6 +35,7 @@ ASKED_BESIDE = {
 NEVER = (
     *("default", "retrain", "load_an_oracle", "oracle_matching", "dm_matching", "dm_direct"),
     *("MIMU", "SFT", "random_mask", "logit_attribution", "SSD", "fisher", "fisher_new", "wfisher"),
+    *("LFSSD", "ASSD", "SSD_det", "LFSSD_det"),
 )
 
 own_name = [entry for entry in METHODS if entry.file is None]

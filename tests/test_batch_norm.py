@@ -117,6 +117,7 @@ BOTH = rows(("forget", BATCH), ("retain", BATCH))
 FORGET_BY_RUNNING = rows(("forget", RUNNING))
 IN_TURNS = rows(("forget", RUNNING), ("retain", BATCH))
 BY_IMAGE = rows(("each image alone", RUNNING))
+IMPORTANCES = rows(("forget", RUNNING), ("forget and retain", RUNNING))
 LAST_BLOCK = {("retain", RUNNING, BATCH)}
 
 # what is in the batches of each method, and by what they are normalised
@@ -156,7 +157,11 @@ PASSES = {
     "fisher": BY_IMAGE | rows(("retain", RUNNING)),
     "fisher_new": BY_IMAGE | rows(("retain", RUNNING)),
     "wfisher": BY_IMAGE | rows(("forget", RUNNING), ("retain", RUNNING)),
-    "SSD": rows(("forget", RUNNING), ("forget and retain", RUNNING)),
+    "SSD": IMPORTANCES,
+    "LFSSD": IMPORTANCES,
+    "ASSD": IMPORTANCES,
+    "SSD_det": IMPORTANCES | BY_IMAGE,  # image by image to check the way by layers
+    "LFSSD_det": IMPORTANCES | BY_IMAGE,
 }
 
 
