@@ -20,6 +20,8 @@ BOTH = (*FORGET, *RETAIN)
 
 TRAINED_ON = {
     **dict.fromkeys(("FT", "FT_l1", "CFk", "EUk", "CT", "MSG", "UNSIR"), RETAIN),
+    **dict.fromkeys(("kgltop3", "kgltop4", "kgltop6", "kgltop7"), RETAIN),
+    **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
     **dict.fromkeys(("NegGrad", "boundary_shrink", "boundary_expanding"), FORGET),
     **dict.fromkeys(
         ("RL", "SalUn", "SalUn_soft", "amnesiac", "ascent_descent", "bad_teacher", "LoTUS"), BOTH
@@ -31,11 +33,15 @@ ASKED_BESIDE = {
     "bad_teacher": BOTH,
     "LoTUS": BOTH,
     "SCRUB": BOTH,
+    "kgltop1": RETAIN,
+    "kgltop4": RETAIN,
+    "kgltop6": RETAIN,
 }  # in eval mode: a ranking, and teachers
 NEVER = (
     *("default", "retrain", "load_an_oracle", "oracle_matching", "dm_matching", "dm_direct"),
     *("MIMU", "SFT", "random_mask", "logit_attribution", "SSD", "fisher", "fisher_new", "wfisher"),
     *("LFSSD", "ASSD", "SSD_det", "LFSSD_det"),
+    *("ESC", "ESC_T"),
 )
 
 own_name = [entry for entry in METHODS if entry.file is None]

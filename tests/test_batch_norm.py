@@ -128,7 +128,10 @@ PASSES = {
     "MIMU": NONE,
     "random_mask": NONE,
     "logit_attribution": NONE,
+    "ESC": NONE,
+    "ESC_T": NONE,
     "FT": RETAIN,
+    **dict.fromkeys(("kgltop3", "kgltop4", "kgltop6", "kgltop7"), RETAIN),
     "FT_l1": RETAIN,
     "CT": RETAIN,
     "MSG": RETAIN | rows(("forget", RUNNING), ("retain", RUNNING)),  # the gradients that it ranks by
@@ -144,12 +147,14 @@ PASSES = {
     "boundary_expanding": FORGET_BY_RUNNING,
     "SFT": FORGET_BY_RUNNING,
     "RL": IN_TURNS,
+    "kgltop1": IN_TURNS,
     "SalUn": IN_TURNS,  # its saliency too
     "SalUn_soft": IN_TURNS,
     "ascent_descent": IN_TURNS,
     "SRL": rows(("forget", RUNNING), ("retain", RUNNING)),
     "NGPlus": BOTH,
     "SCRUB": BOTH,
+    "DUCK": BOTH,
     "UNSIR": rows(
         ("noise", RUNNING), ("noise and retain", BATCH), ("retain", BATCH)
     ),  # first the noise is made

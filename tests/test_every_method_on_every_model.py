@@ -35,7 +35,18 @@ REFUSED = {
     },
     **{
         (name, "resnet9", "colour"): NOT_LAST
-        for name in ("boundary_expanding", "fisher", "fisher_new", "CFk", "EUk")
+        for name in (
+            "boundary_expanding",
+            "fisher",
+            "fisher_new",
+            "CFk",
+            "EUk",
+            "ESC",
+            "ESC_T",
+            "DUCK",
+            "kgltop6",
+            "kgltop7",
+        )
     },
 }
 ALONE = [entry for entry in METHODS if not entry.facts.add_on]  # a joint name is its method's loop again

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lethe.data import ImageSet
 
-Need = Literal["forget", "retain", "labels", "updates", "checkpoints", "ideal", "oracles"]
+Need = Literal["forget", "retain", "labels", "validation", "updates", "checkpoints", "ideal", "oracles"]
 
 # The images to forget and those to retain, and the labels of those of the two that are needed.
 IMAGES_WITH_LABELS: tuple[Need, ...] = ("forget", "retain", "labels")
@@ -15,6 +15,7 @@ NEEDS: dict[Need, str] = {
     "forget": "forget images",
     "retain": "retain images",
     "labels": "labels",
+    "validation": "validation images",
     "updates": "training log",
     "checkpoints": "checkpoints",
     "ideal": "ideal model",

@@ -17,25 +17,16 @@ from lethe.unlearn import passes
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.settings import BatchSize, Count, CountFromZero, Epochs, LearningRate
 from lethe.unlearn.train_mode import train_mode, without_a_last_single
+from lethe.unlearn.whole_classes import only_whole_classes
 
 NOISE_LR, NOISE_PENALTY = 0.1, 0.1
-
-
-def check_whole(model: nn.Module, data: ForgetData) -> None:
-    """Raise ValueError for a request that is not whole classes."""
-    partly = sorted(set(data.forget.classes) - set(data.forget_classes))
-    if partly:
-        raise ValueError(
-            "UNSIR: expected a forget request for whole classes, got one that takes a part of class "
-            f"{partly[0]}. Ask for all of it, or choose another method"
-        )
 
 
 @register(
     "UNSIR",
     source="Tarun et al. 2023, arXiv:2111.08947",
     whole_class=True,
-    resolve=(check_whole,),
+    resolve=(only_whole_classes("UNSIR"),),
     augments=("retain",),
     source_augments="nothing",
     parallel=True,
