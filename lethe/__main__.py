@@ -8,6 +8,7 @@
     lethe parse      write all runs of a store into a table
     lethe compare    write a report that compares the runs of a store
     lethe audit      audit a method by many models, two models, or a finished run
+    lethe seal       sign a finished run with a key of your own
     lethe list       print every method, add-on and metric
 
 `lethe COMMAND --help` shows the flags of a command.
@@ -21,7 +22,7 @@ from importlib import import_module
 
 from lethe import command_line
 
-COMMANDS = ("forget", "baseline", "ideal", "grid", "run", "parse", "compare", "audit", "list")
+COMMANDS = ("forget", "baseline", "ideal", "grid", "run", "parse", "compare", "audit", "seal", "list")
 
 
 @command_line.command

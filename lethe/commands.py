@@ -14,6 +14,7 @@ SCRIPTS = {
     "parse": "mlruns_parser.py",
     "compare": "compare.py",
     "audit": "audit.py",
+    "seal": "seal.py",
 }
 COMMANDS = {script: name for name, script in SCRIPTS.items()}
 RUN_OF_GRID = "array_param_file.py run"  # `lethe run`

@@ -201,13 +201,14 @@ def test_a_run_as_it_was_made_is_verified_and_what_was_not_checked_is_named(fold
 
     assert (code, "DIFFERS" in out, "GONE" in out) == (0, False, False)
     last = out.splitlines()[-1]
-    assert re.match(r"verified: (\d+) of \1 numbers follow from the artifacts; not checked: artifacts ", last)
-    artifacts = last.partition("not checked: artifacts ")[2].partition(";")[0].split(", ")
+    start = r"verified: (\d+) of \1 numbers follow from the artifacts; as the run logged it, not recomputed: "
+    assert re.match(f"{start}artifacts ", last)
+    artifacts = last.partition("not recomputed: artifacts ")[2].partition(";")[0].split(", ")
     assert "report.html" in artifacts
     assert not {"per_image.parquet", "mask.safetensors", "unlearned.safetensors", "forget_indexes.txt"} & set(
         artifacts
     )
-    assert "; who made it (nothing in a run is signed: " in last
+    assert "; what no run can show: who made it (its manifest is not signed, " in last
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
@@ -225,11 +226,13 @@ def test_what_was_changed_is_found(change, message, run, capsys):
 def test_the_table_of_a_run_from_before_an_attack_is_verified_without_its_column(run, capsys):
     file = run.artifacts / "per_image.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["member_score_lr"]), file)
+    (run.artifacts / "manifest.json").unlink()
 
     code, out = run.verified(capsys)
 
-    assert code == 0
+    assert code == 1
     assert "per_image.parquet: member_score_lr (earlier versions have no such column)" in out
+    assert re.search("^verified IN PART: .* not checked: .*an older run, without a manifest", out, flags=re.M)
 
 
 def test_every_other_column_has_to_be_there(run, capsys):
@@ -252,16 +255,16 @@ def test_a_run_with_an_add_on_of_its_own_name_is_verified(folder, capsys):
     assert (code, "DIFFERS" in out) == (0, False)
 
 
-def test_what_an_added_artifact_param_or_tag_says_is_not_vouched_for(run, capsys):
+def test_an_added_artifact_param_or_tag_is_found(run, capsys):
     (run.artifacts / "certificate.txt").write_text("forgotten")
     run.store("INSERT INTO params (key, value, run_uuid) VALUES ('certified', 'yes', ?)")
     run.tag("auditor", "somebody")
 
     code, out = run.verified(capsys)
 
-    assert code == 0
-    for kind, name in (("artifacts", "certificate.txt"), ("params", "certified"), ("tags", "auditor")):
-        assert name in re.search(f" not checked: .*?{kind} ([^;]*)", out.splitlines()[-1])[1].split(", ")
+    assert code == 1
+    for added in ("artifact certificate.txt", "param certified", "tag auditor"):
+        assert f"DIFFERS: {added}, since the run ended\n    expected none when the run ended, got " in out
 
 
 def test_what_a_run_says_makes_no_line_of_its_own(run, capsys):

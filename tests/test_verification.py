@@ -185,13 +185,14 @@ def test_a_changed_param_and_an_invented_metric_of_an_audit_are_found(klom, fold
     assert "DIFFERS: metrics that no audit has\n    expected none, got forgotten" in out
 
 
-def test_models_that_are_gone_leave_an_audit_to_be_verified(folder, capsys):
+def test_an_audit_is_verified_in_part_if_models_are_gone(folder, capsys):
     run = made(audit.main, "klom", "--models", "10", *JOB, "--save_dir", "few")
     (folder / "few/3mlp_ep2.safetensors").unlink()
 
     code, out = verified(capsys, run)
 
-    assert code == 0
+    assert code == 1
+    assert "verified IN PART: " in out
     assert "missing now: 1 of 20 checkpoints that the audit started from" in out
 
 

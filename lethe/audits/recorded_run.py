@@ -9,6 +9,7 @@ from pathlib import Path
 from lethe.data import DATASETS
 from lethe.experiment.artifacts import CODE
 from lethe.system.foreign_files import LIST, leads_out, read_foreign
+from lethe.tracking.manifest import MANIFEST, SIGNATURE
 from lethe.tracking.record import Record
 from lethe.tracking.run import LONGEST_PARAM
 from lethe.training import shortened
@@ -118,13 +119,17 @@ class RecordedRun:
                 return path
         return None
 
-    def unseen(self) -> dict[str, list[str]]:
-        """Return the artifacts, params and tags that were not read."""
+    def artifacts(self) -> list[str]:
+        """Return the names of all artifacts but the manifest and its signature, with their folders."""
         folder = self.record.folder
         files = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-        artifacts = {str(path.relative_to(folder)) for path in files}
+        names = {path.relative_to(folder).as_posix() for path in files}
+        return sorted(names - {MANIFEST, SIGNATURE})
+
+    def unseen(self) -> dict[str, list[str]]:
+        """Return the artifacts, params and tags that were not read."""
         return {
-            "artifacts": sorted(artifacts - self.artifacts_seen),
+            "artifacts": [name for name in self.artifacts() if name not in self.artifacts_seen],
             "params": sorted(self.record.params.keys() - self.params_seen),
             "tags": sorted(self.record.tags.keys() - self.tags_seen),
         }

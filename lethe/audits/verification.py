@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from lethe.audits.recorded_run import RecordedRun
+from lethe.audits.seal import check_signature, public_key
 from lethe.audits.verified import Verification
+from lethe.audits.verified_manifest import check_manifest
 from lethe.audits.verified_many import verify_klom, verify_ulira
 from lethe.audits.verified_model import verify_model
 from lethe.tracking.record import Record
@@ -17,14 +20,16 @@ KINDS: dict[str | None, Callable[[RecordedRun, Progress], Verification]] = {
     "klom": verify_klom,
     "ulira": verify_ulira,
 }
-UNSIGNED = (
-    "who made it (nothing in a run is signed: whoever can write to its store and artifacts can replace both)"
-)
+UNSIGNED = "who made it (its manifest is not signed, or was not checked with --key)"
+NO_MANIFEST = "whether anything was changed since the run ended (an older run, without a manifest)"
 
 
-def verify(record: Record, *, progress: Progress = silent, trust_code: bool = False) -> Verification:
+def verify(
+    record: Record, *, progress: Progress = silent, trust_code: bool = False, key: Path | None = None
+) -> Verification:
     """Recompute a run's numbers from its artifacts, the dataset and the base models' checkpoints.
 
+    Compares all that the run logged with its manifest, and the manifest's signature with the public `key`.
     Runs the code that the run names only with `trust_code`. Raises ValueError or FileNotFoundError if nothing
     can be recomputed: for a run of another kind, one that needs code, a missing artifact or dataset.
     """
@@ -34,8 +39,16 @@ def verify(record: Record, *, progress: Progress = silent, trust_code: bool = Fa
             f"run {record.run_id}: expected a run of mlflow_forget.py or audit.py, got {kind or 'another'}. "
             "Verify one of those"
         )
+    public = None if key is None else public_key(key)
     run = RecordedRun(record, trust_code=trust_code)
     done = KINDS[kind](run, progress)
     unseen = [f"{what} {', '.join(names)}" for what, names in run.unseen().items() if names]
-    done.unchecked = [*unseen, *done.unchecked, UNSIGNED]
+    done.only_logged = [*unseen, *done.only_logged]
+    if not check_manifest(run, done):
+        done.unchecked = [*done.only_logged, *done.unchecked, NO_MANIFEST]
+        done.only_logged = []
+    if public is None:
+        done.outside.append(UNSIGNED)
+    else:
+        check_signature(run, done, public)
     return done

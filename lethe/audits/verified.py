@@ -49,8 +49,9 @@ class Verification:
     """Collects checks, recomputed numbers, and what was not checked.
 
     `lost`: why numbers could not be recomputed, by name, as a needed file is gone; they are in `numbers` too.
-    `left_out`: metrics that no artifacts give. `gone`: files that the run needed. `unchecked`: everything
-    else that was not checked.
+    `left_out`: metrics that no artifacts give. `gone`: files that the run needed. `only_logged`: what can't
+    be recomputed, so that the manifest alone shows a change. `unchecked`: what was not checked though it
+    could be. `outside`: what no run can show.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -58,11 +59,18 @@ class Verification:
     left_out: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
+    only_logged: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
         return all(check.holds for check in self.checks) and all(number.same for number in self.numbers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was checked that a run can show."""
+        return not self.unchecked and not self.gone and not self.lost
 
     def check(self, what: str, named: str, found: str | None) -> None:
         self.checks.append(Check(what, named, found))

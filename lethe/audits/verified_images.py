@@ -59,7 +59,7 @@ def check_request(run: RecordedRun, done: Verification, splits: Splits, data: Fo
         expected = _list_of(asked.divide(splits.train, splits.classes, splits.split_seed).forget)
         done.check("forget list, by class and number", str(expected.digest), str(listed.digest))
     else:
-        done.unchecked.append("the file that --forget_indexes named")
+        done.outside.append("the file that --forget_indexes named")
         if recorded is not None:
             done.check("forget list", recorded, str(listed.digest))
         else:

@@ -90,7 +90,7 @@ def _check_kept(
             "file"
         )
     _check_models(done, rows, progress)
-    done.unchecked.append("the unlearned models (an audit keeps their margins and digests alone)")
+    done.outside.append("the unlearned models (an audit keeps their margins and digests alone)")
     return rows
 
 

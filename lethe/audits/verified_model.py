@@ -173,7 +173,7 @@ class _OfOneModel:
         models[name] = self._model(path)
         metadata = checkpoint_metadata(path)
         if self.foreign or metadata is None:
-            done.unchecked.append(f"on which images the {name} model was trained (it was made elsewhere)")
+            done.outside.append(f"on which images the {name} model was trained (it was made elsewhere)")
             return
         found = _whole(metadata.trained_on, trained_on)
         done.check(f"training images of the {name} model", trained_on, found)
@@ -240,7 +240,7 @@ class _OfOneModel:
         ideal_gone = "ideal_digest" in self.run.record.params and not measured.ideal
         self.done.compare(logged, found, _reasons(metrics, measured.undefined, ideal_gone=ideal_gone))
         once = [name for name in self.done.left_out if name not in self.raw.numbers]
-        self.done.unchecked += [f"metrics {', '.join(once)}"] if once else []
+        self.done.only_logged += [f"metrics {', '.join(once)}"] if once else []
 
     def _check_settings(self, initial: nn.Module) -> None:
         """Check that the params have every setting of the method, also defaults and resolved ones."""
@@ -332,7 +332,7 @@ class _OfOneModel:
         run = self.run
         tags = run.record.tags
         if (tags.get("lethe_version"), tags.get("git_commit")) != (__version__, git_commit()):
-            self.done.unchecked.append("verdict (the run is of another version of Lethe)")
+            self.done.only_logged.append("verdict (the run is of another version of Lethe)")
             run.tags_seen.add("verdict")
             return
         run.tags_seen |= {"verdict", "git_commit"}

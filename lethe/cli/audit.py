@@ -169,8 +169,9 @@ def verify(argv: Sequence[str]) -> int:
     """Recompute every number of a run from its artifacts, and list differences and unchecked parts.
 
     Checks the digests of models, forget list and images; reads the images and evaluates the models again;
-    recomputes the table of images, the mask, the verdict and the config_hash. Does not run code that the run
-    names. Exit code 1 if something differs.
+    recomputes the table of images, the mask, the verdict and the config_hash. Compares artifacts, params,
+    tags and metrics with the manifest of the run's end. Does not run code that the run names. Exit code 1 if
+    something differs or was not checked.
     """
     summary, _, details = (verify.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
@@ -180,15 +181,18 @@ def verify(argv: Sequence[str]) -> int:
     parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
     trusted = "run a user's architecture, dataset or metric: the artifacts' copy, if its digest is right"
     parser.add_argument("--trust_code", action="store_true", help=trusted)
+    sealed = "the public key of who sealed the run with seal.py: checks the signature of the manifest"
+    parser.add_argument("--key", metavar="FILE", help=sealed)
     options = command_line.parsed(parser, argv)
 
     from lethe.audits.verification import verify as verified
     from lethe.tracking.record import read_record
 
     record = read_record(options.run_id, shared_flags.path_or_none(options.artifact_root))
-    done = verified(record, progress=command_line.progress_bar, trust_code=options.trust_code)
+    key = shared_flags.path_or_none(options.key)
+    done = verified(record, progress=command_line.progress_bar, trust_code=options.trust_code, key=key)
     print(verification_report(record, done))
-    return 0 if done.holds else command_line.FAILED
+    return 0 if done.holds and done.complete else command_line.FAILED
 
 
 LONGEST_LINE = 1000
@@ -225,10 +229,21 @@ def verification_report(record: Record, done: Verification) -> str:
     lost = by_reason(done.lost.items()).items()
     lines += [f"could not be recomputed ({why}): {', '.join(sorted(names))}" for why, names in lost]
     count = f"{sum(number.same for number in done.numbers)} of {len(done.numbers)} numbers"
-    verdict = "verified" if done.holds else "NOT verified"
-    unchecked = "; ".join(map(_one_line, done.unchecked))
-    last = f"{verdict}: {count} follow from the artifacts; not checked: {unchecked}"
-    return "\n".join([*map(_one_line, lines), last])
+    verdict = _verdict(done)
+    ends = [f"{verdict}: {count} follow from the artifacts"]
+    for what, found in (
+        ("as the run logged it, not recomputed", done.only_logged),
+        ("not checked", done.unchecked),
+        ("what no run can show", done.outside),
+    ):
+        ends += [f"{what}: {'; '.join(map(_one_line, found))}"] if found else []
+    return "\n".join([*map(_one_line, lines), "; ".join(ends)])
+
+
+def _verdict(done: Verification) -> str:
+    if not done.holds:
+        return "NOT verified"
+    return "verified" if done.complete else "verified IN PART"
 
 
 def _one_line(text: str) -> str:

@@ -59,6 +59,11 @@ class InputSet:
     dataset: str
     context: str
 
+    @property
+    def stored_digest(self) -> str:
+        """The digest as MLflow's tables hold it: at most 36 characters."""
+        return self.digest[:32]
+
     def write(self, client: MlflowClient, run_id: str) -> None:
         """Log the set, which the runs of an experiment share.
 
@@ -70,7 +75,7 @@ class InputSet:
         from mlflow.exceptions import MlflowException
 
         source = CodeDatasetSource(tags={"dataset": self.dataset})
-        images = MetaDataset(source, name=self.name, digest=self.digest[:32])  # type: ignore[abstract]
+        images = MetaDataset(source, name=self.name, digest=self.stored_digest)  # type: ignore[abstract]
         entry = DatasetInput(images._to_mlflow_entity(), [InputTag("mlflow.data.context", self.context)])
         try:
             client.log_inputs(run_id, [entry])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 class Record:
     """A finished run.
 
-    metrics: latest values. images: digests of the image sets, by context. folder: of the artifacts.
+    metrics: latest values. images: digests of the image sets, by context. folder: of the artifacts. points:
+    (step, value) of all values of each metric.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class Record:
     tags: dict[str, str]
     images: dict[str, str]
     folder: Path
+    points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
@@ -62,6 +64,7 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
         _check_single(client, run)
         local = artifact_folder(run.info.artifact_uri, artifact_root)
         folder = _downloaded(client, run_id) if local is None else _there(run_id, local, file, artifact_root)
+        points = {name: _points(client, run_id, name) for name in run.data.metrics}
     except StoreTrouble as trouble:
         raise ValueError(
             f"no run {run_id} can be read from {without_password(uri)} ({trouble}). Check the id, and "
@@ -76,7 +79,23 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
         dict(run.data.tags),
         dict(_images(run)),
         folder,
+        points,
     )
+
+
+def add_artifact(run_id: str, path: Path) -> None:
+    """Add an artifact to a finished run. Raises ValueError if the store does not take it."""
+    from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    client = MlflowClient(tracking_uri=mlflow_uri(uri))
+    try:
+        patiently(lambda: client.log_artifact(run_id, str(path)), of=_errors())
+    except StoreTrouble as trouble:
+        raise ValueError(
+            f"run {run_id}: {without_password(uri)} does not take {path.name} ({trouble}). Check whether you "
+            "may write there"
+        ) from trouble
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -133,6 +152,11 @@ def _check_single(client: MlflowClient, run: Run) -> None:
             f"run {run.info.run_id} is the parent of {len(found)} runs and has no numbers. Verify those: "
             f"{children}"
         )
+
+
+def _points(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
+    found = patiently(lambda: client.get_metric_history(run_id, metric), of=_errors())
+    return [(point.step, infinity_restored(point.value)) for point in found]
 
 
 def _images(run: Run) -> Iterator[tuple[str, str]]:

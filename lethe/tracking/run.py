@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lethe.tracking.alive import OWNER, Claim
 from lethe.tracking.entries import Artifact, Batch, Entry, InputSet, Point
 from lethe.tracking.finished import end_abandoned_runs
+from lethe.tracking.manifest import MANIFEST, Logged
 from lethe.tracking.patience import StoreTrouble, patiently
 from lethe.tracking.shown_uri import without_password
 from lethe.tracking.signals import signals_wait
@@ -49,6 +50,7 @@ class TrackedRun:
         self.experiment_id = experiment_id
         self.name = name
         self.unlogged: Unlogged | None = None
+        self.logged = Logged()
         self.raw: Path | None = None  # the file of the run's numbers, for the message of a lost store
         self.started = int(time.time() * 1000)
         self._started = time.monotonic()
@@ -103,6 +105,10 @@ class TrackedRun:
             path.write_text(content, encoding="utf-8")
             self.file(path, folder)
 
+    def manifest(self) -> None:
+        """Log the manifest of all that the run logged. Call it last."""
+        self.text(self.logged.manifest(self.run_id).as_json(), MANIFEST)
+
     def end(self, status: str) -> None:
         """Write the kept entries and end the run. Raises StoreLost if the store does not take all of it.
 
@@ -147,6 +153,7 @@ class TrackedRun:
         return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{status}"
 
     def _write(self, entry: Entry) -> None:
+        self.logged.add(entry)
         try:
             if not self._away:
                 self._send(entry)
@@ -216,6 +223,7 @@ def tracked_run(
     try:
         _begin(run, claim, {**(tags or {}), **parent})
         yield run
+        run.manifest()
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -242,6 +250,7 @@ def _begin(run: TrackedRun, claim: Claim, tags: Mapping[str, str]) -> None:
         with signals_wait():
             made = found[0] if found else client.create_run(run.experiment_id, run.started, given, run.name)
             run.run_id = made.info.run_id
+            run.logged.add(Batch(tags=given))
             _begun.append(run)
 
     try:
