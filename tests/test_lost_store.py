@@ -114,7 +114,7 @@ def test_a_store_that_is_back_at_the_end_has_all_of_it(lock, tmp_path):
         lock.give_back()
     logged = MlflowClient().get_run(run.run_id)
     assert (logged.info.status, logged.data.metrics) == ("FINISHED", {"score": 2.0})
-    assert [one.path for one in MlflowClient().list_artifacts(run.run_id)] == ["model.bin"]
+    assert [one.path for one in MlflowClient().list_artifacts(run.run_id)] == ["manifest.json", "model.bin"]
     assert not Path("eval/unlogged", run.run_id).exists()
 
 

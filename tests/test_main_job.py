@@ -72,7 +72,7 @@ def raw_json(outcome: Outcome) -> Any:
     def refused(word: str) -> None:
         raise ValueError(f"{word} is not JSON")
 
-    (path,) = outcome.artifacts.glob("*.json")
+    (path,) = outcome.artifacts.glob("*_seed*.json")
     return json.loads(path.read_text(), parse_constant=refused)
 
 

@@ -105,24 +105,32 @@ class TrackedRun:
             path.write_text(content, encoding="utf-8")
             self.file(path, folder)
 
-    def manifest(self) -> None:
-        """Log the manifest of all that the run logged. Call it last."""
-        self.text(self.logged.manifest(self.run_id).as_json(), MANIFEST)
-
     def end(self, status: str) -> None:
         """Write the kept entries and end the run. Raises StoreLost if the store does not take all of it.
 
-        Waits for a busy store only to end a FINISHED run without kept entries.
+        A FINISHED run, which the store has whole, gets its manifest. Waits for a busy store only to end a
+        FINISHED run without kept entries.
         """
         if self.unlogged is not None:
             self.unlogged.send(lambda entry: self._send(entry, once=True))
         left = self.unlogged.trouble if self.unlogged else None
+        if left is None and status == "FINISHED":
+            self._away = False
+            left = self._log_manifest()
         if left is not None and left.refused and status == "FINISHED":
             status = "FAILED"
         once = status != "FINISHED" or self.unlogged is not None
         trouble = self._terminate(status, left, once)
         if trouble is not None or left is not None:
             raise StoreLost(self._loss(trouble, left))
+
+    def _log_manifest(self) -> StoreTrouble | None:
+        """Log the manifest and return None, or the reason why the store did not take it."""
+        try:
+            self.text(self.logged.manifest(self.run_id).as_json(), MANIFEST)
+        except OSError as error:
+            return StoreTrouble("wrong", f"{MANIFEST}: {error.strerror}")
+        return self.unlogged.trouble if self.unlogged else None
 
     def _terminate(self, status: str, left: StoreTrouble | None, once: bool) -> StoreTrouble | None:
         """End the run and return None, or the reason why the store did not take that."""
@@ -223,7 +231,6 @@ def tracked_run(
     try:
         _begin(run, claim, {**(tags or {}), **parent})
         yield run
-        run.manifest()
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
