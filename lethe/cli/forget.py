@@ -21,6 +21,7 @@ from lethe import command_line
 from lethe.cli.list import main as list_registries
 from lethe.commands import as_started
 from lethe.experiment import run_flags
+from lethe.tracking.store_template import make_ahead
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command_line.words_on(argv, ["list"]):
         return list_registries([])
     options, method, architecture = options_of(argv)
+    make_ahead()
     configs = run_flags.configs_from(options, method, architecture)
 
     from lethe.sweeps.sweep import run_all

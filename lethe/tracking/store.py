@@ -34,6 +34,7 @@ from lethe.tracking.patience import (
 )
 from lethe.tracking.shown_uri import without_password
 from lethe.tracking.store_file import clean_beside, connect_anew, remove
+from lethe.tracking.store_template import new_store
 from lethe.tracking.store_uri import (
     DATABASES,
     FILE,
@@ -45,7 +46,6 @@ from lethe.tracking.store_uri import (
     other_store,
     scheme_of,
     shown_uri,
-    sqlite_uri,
     tracking_uri,
 )
 
@@ -228,13 +228,10 @@ def _new_experiment(client: MlflowClient, file: Path | None, name: str, columns:
 
 def _create(file: Path) -> None:
     """Create a sqlite store with MLflow's tables under a temporary name, then give it its own name."""
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     # Two containers may have one host name and the same process number: the token tells them apart.
     partial = temporary_name(file.with_name(f"{file.name}.{secrets.token_hex(4)}"))
     try:
-        SqlAlchemyStore(sqlite_uri(partial), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        new_store(partial)
         os.link(partial, file)
     except FileExistsError:  # another machine was first: its store counts
         pass

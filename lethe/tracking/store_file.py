@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import sys
 from pathlib import Path
 
 from lethe.system.temporary_files import is_left_over
@@ -39,14 +40,20 @@ def _identity_of(file: Path | None) -> Identity:
 
 def connect_anew(file: Path) -> None:
     """Close MLflow's connections to a replaced file: they would write into the deleted one."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     now = _identity_of(file)
     if _used.setdefault(file, now) != now:
         _used[file] = now
-        for engine in SqlAlchemyStore._engine_map.values():
-            if engine.url.database and Path(engine.url.database).resolve() == file:
-                engine.dispose()
+        disconnect(file)
+
+
+def disconnect(file: Path) -> None:
+    """Close MLflow's connections to a file, by its resolved path."""
+    mlflow_stores = sys.modules.get("mlflow.store.tracking.sqlalchemy_store")
+    if mlflow_stores is None:
+        return
+    for engine in mlflow_stores.SqlAlchemyStore._engine_map.values():
+        if engine.url.database and Path(engine.url.database).resolve() == file:
+            engine.dispose()
 
 
 _used: dict[Path, Identity] = {}  # the files that this process has used
