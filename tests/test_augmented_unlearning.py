@@ -22,6 +22,8 @@ TRAINED_ON = {
     **dict.fromkeys(("FT", "FT_l1", "CFk", "EUk", "CT", "MSG", "UNSIR"), RETAIN),
     **dict.fromkeys(("kgltop3", "kgltop4", "kgltop6", "kgltop7"), RETAIN),
     **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
+    **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
+    "DELETE": FORGET,
     **dict.fromkeys(("NegGrad", "boundary_shrink", "boundary_expanding"), FORGET),
     **dict.fromkeys(
         ("RL", "SalUn", "SalUn_soft", "amnesiac", "ascent_descent", "bad_teacher", "LoTUS"), BOTH
@@ -30,6 +32,7 @@ TRAINED_ON = {
 }
 ASKED_BESIDE = {
     "SalUn": FORGET,
+    "DELETE": FORGET,
     "bad_teacher": BOTH,
     "LoTUS": BOTH,
     "SCRUB": BOTH,
@@ -42,6 +45,7 @@ NEVER = (
     *("MIMU", "SFT", "random_mask", "logit_attribution", "SSD", "fisher", "fisher_new", "wfisher"),
     *("LFSSD", "ASSD", "SSD_det", "LFSSD_det"),
     *("ESC", "ESC_T"),
+    *("JiT", "SVD_forgetting"),
 )
 
 own_name = [entry for entry in METHODS if entry.file is None]

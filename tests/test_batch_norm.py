@@ -164,6 +164,10 @@ PASSES = {
     "wfisher": BY_IMAGE | rows(("forget", RUNNING), ("retain", RUNNING)),
     "SSD": IMPORTANCES,
     "LFSSD": IMPORTANCES,
+    "JiT": FORGET_BY_RUNNING,
+    "DELETE": FORGET_BY_RUNNING,
+    "SVD_forgetting": NONE,
+    **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "ASSD": IMPORTANCES,
     "SSD_det": IMPORTANCES | BY_IMAGE,  # image by image to check the way by layers
     "LFSSD_det": IMPORTANCES | BY_IMAGE,

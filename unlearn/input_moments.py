@@ -1,10 +1,10 @@
-"""Second moments of the inputs of each linear layer and convolution, over a set of images."""
+"""The inputs of each linear layer and convolution, and their second moments, over a set of images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -33,31 +33,45 @@ def layers_of(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     return found
 
 
-def input_moments(
-    model: nn.Module, images: ImageSet, data: ForgetData, *purpose: str, places: int | None = None
-) -> Tensors:
+def input_moments(model: nn.Module, images: ImageSet, data: ForgetData) -> Tensors:
     """Return the sum of h h' (a, a) of each layer's inputs h, in double precision, by the layer's name.
 
     h (a): a row that a linear layer gets, or a patch of inputs x kernel height x kernel width numbers, in the
     order of the convolution's flattened weight. The model is in eval mode. A layer that does not run is left
-    out.
-
-    places: about how many h of a layer count, as many of each image, drawn by the seed for this `purpose`;
-    all if there are fewer, or without a number. Raises ValueError as `layers_of`.
+    out. Raises ValueError as `layers_of`.
     """
-    draws = data.generator(*purpose)
-    of_image = None if places is None else max(1, places // len(images))
     total: Tensors = {}
+    for name, h in _inputs_of(model, images, data):
+        rows = h.flatten(0, 1).double()
+        moment = rows.T @ rows
+        total[name] = total[name] + moment if name in total else moment
+    return total
+
+
+def drawn_inputs(
+    model: nn.Module, images: ImageSet, data: ForgetData, *purpose: str, places: int
+) -> dict[str, Tensor]:
+    """Return about `places` inputs h (m, a) of each layer, as many of each image, by the layer's name.
+
+    They are drawn by the seed for this `purpose`; all of a layer with fewer. h, and the rest, is as in
+    `input_moments`.
+    """
+    of_image = max(1, places // len(images))
+    draws = cache(lambda: data.generator(*purpose))  # no stream where every input counts
+    found: dict[str, list[Tensor]] = {}
+    for name, h in _inputs_of(model, images, data):
+        found.setdefault(name, []).append(_drawn(h, of_image, draws))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _inputs_of(model: nn.Module, images: ImageSet, data: ForgetData) -> Iterator[tuple[str, Tensor]]:
+    """Yield each layer's name with its inputs (N, places, a) of some images, until all images are seen."""
     images = images.to(data.device)
     with evaluating(model), torch.no_grad():
         for x, _ in images.batches(AT_ONCE, device=data.device):
             with _inputs(model) as seen:
                 model(x)
-            for name, h in seen:
-                rows = _drawn(h, of_image, draws).double()
-                moment = rows.T @ rows
-                total[name] = total[name] + moment if name in total else moment
-    return total
+            yield from seen
 
 
 @contextmanager
@@ -81,12 +95,12 @@ def _inputs(model: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
             handle.remove()
 
 
-def _drawn(h: Tensor, count: int | None, draws: torch.Generator) -> Tensor:
+def _drawn(h: Tensor, count: int, draws: Callable[[], torch.Generator]) -> Tensor:
     """Return `count` random rows of each of the N matrices of h (N, places, a), one below the other."""
     places = h.shape[1]
-    if count is None or count >= places:
+    if count >= places:
         return h.flatten(0, 1)
-    order = torch.rand(len(h), places, generator=draws).argsort(1)[:, :count].to(h.device)
+    order = torch.rand(len(h), places, generator=draws()).argsort(1)[:, :count].to(h.device)
     return h.gather(1, order[:, :, None].expand(-1, -1, h.shape[2])).flatten(0, 1)
 
 
