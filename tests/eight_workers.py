@@ -1,9 +1,6 @@
-"""Eight processes that log into one store, which may be new, at the same time: `python -m
-tests.eight_workers` where that is set.
-"""
+"""Eight processes that log into one store, which may be new, at the same time."""
 
 import multiprocessing
-import sys
 
 WORKERS, RUNS, STEPS, SETS = 8, 2, 10, 4
 EXPERIMENT = "together"
@@ -34,9 +31,7 @@ def work(worker: int) -> None:
             tracked.history(history_of(name), "train_")
 
 
-def main() -> int:
-    import mlflow  # noqa: F401  # once, and not in each worker
-
+def all_at_once() -> int:
     fork = multiprocessing.get_context("fork")
     workers = [fork.Process(target=work, args=(number,)) for number in range(WORKERS)]
     for worker in workers:
@@ -44,7 +39,3 @@ def main() -> int:
     for worker in workers:
         worker.join()
     return max(abs(worker.exitcode or 0) for worker in workers)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

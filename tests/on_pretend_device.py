@@ -55,11 +55,11 @@ SGD = Recipe(2, "sgd", lr=0.05, batch_size=30)
 
 @functools.cache
 def splits():
-    """240 images of digits to train on, and 60 each to validate and test."""
+    """160 images of digits to train on, and 60 each to validate and test."""
     digits, few = load_splits("digits", "nowhere"), torch.arange(60)
     return replace(
         digits,
-        train=digits.train.subset(torch.arange(240)),
+        train=digits.train.subset(torch.arange(160)),
         validation=digits.validation.subset(few),
         test=digits.test.subset(few),
     )
@@ -254,14 +254,14 @@ def test_building_a_model_leaves_the_device_s_random_state():
 @every_architecture
 def test_many_models_at_once_are_those_trained_alone_on_the_cpu(arch):
     train = splits().train
-    rows = [torch.arange(k, 200 + k) for k in range(3)]
+    rows = [torch.arange(k, 150 + k) for k in range(3)]
     at_once = [new(arch, seed=k) for k in range(3)]
     generators = [generator_for(k, "train") for k in range(3)]
     counted, _ = waits_of(
         lambda: fit_many(at_once, train, rows, ADAMW, generators=generators, device=PRETEND)
     )
     tensors = len(list(at_once[0].parameters()))  # whether the last weights are finite
-    assert counted <= 2 * ADAMW.epochs + tensors  # losses and scores of an epoch, which has seven batches
+    assert counted <= 2 * ADAMW.epochs + tensors  # losses and scores of an epoch, which has five batches
     for k, model in enumerate(at_once):
         alone = new(arch, seed=k)
         fit(alone, train.subset(rows[k]), ADAMW, generator=generator_for(k, "train"))
@@ -333,7 +333,7 @@ def test_a_method_is_that_of_the_cpu_and_waits_for_no_batch(entry, arch):
     assert here.mask is None or torch.equal(here.mask.keep.cpu(), there.mask.keep)
     assert (
         max(progress.waits, default=0) <= 3
-    )  # an epoch has three batches of the forget set, 18 of the retain set
+    )  # an epoch has two batches of the forget set, 12 of the retain set
 
 
 @every_architecture

@@ -1,11 +1,11 @@
 """Runs whose processes are gone are ended; those of processes that go on, here or elsewhere, are not."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -14,8 +14,9 @@ from own_store import store_in
 import mlflow_forget
 from lethe.tracking.alive import OWNER, Claim
 from lethe.tracking.finished import end_abandoned_runs
+from lethe.tracking.run import tracked_run
+from tests.warm_processes import ended, fixture_begin, fixture_warm  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
 HERE = socket.gethostname()
 TOKEN = "0123456789abcdef" * 2
 
@@ -97,19 +98,17 @@ def test_a_run_that_ended_itself_meanwhile_stays_as_it_ended(monkeypatch):
     assert status(run) == "FINISHED"
 
 
-def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path):
+def killed_in_a_run(temporary):
+    tempfile.tempdir = temporary
+    with tracked_run("other", "killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path, begin):
     """In whatever experiment, and where the next one finds its own job done and runs nothing."""
     words = "--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip --skip_finished".split()
     assert mlflow_forget.main(words) == 0
-    program = (
-        "import os, tempfile, lethe.tracking.run as run\n"
-        f"tempfile.tempdir = {str(tmp_path)!r}\n"
-        "with run.tracked_run('other', 'killed'):\n    os.kill(os.getpid(), 9)\n"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300
-    )
-    assert killed.returncode == -9
+    assert ended(begin(killed_in_a_run, str(tmp_path))) == -signal.SIGKILL
 
     assert mlflow_forget.main(words) == 0
     found = mlflow.search_runs(search_all_experiments=True, output_format="list")

@@ -40,6 +40,7 @@ from tests.main_job_runs import (
 
 pytestmark = pytest.mark.slow
 
+FEW = ("--metrics", "forget_score", "--report", "skip")  # where it isn't about those
 FIVE = ("forget_loss", "retain_loss", "forget_probability", "forget_score", "retain_score")
 MIA = (
     "mia",
@@ -78,7 +79,8 @@ def raw_json(outcome: Outcome) -> Any:
 
 @pytest.fixture(scope="module")
 def sweep(folder, jobs) -> Outcome:
-    return call(folder, *RANDOM, "--kappa", "0.1", "0.5", "--seed", "1", "2")
+    few = ("--metrics", "forget_score,retain_score")
+    return call(folder, *RANDOM, "--kappa", "0.1", "0.5", "--seed", "1", "2", *few)
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +425,7 @@ def test_listed_images_are_forgotten(folder, jobs):
     chosen = load_splits("digits", "./data", 0).train.indexes[5:205:10].tolist()
     (folder / "indexes.txt").write_text("\n".join(map(str, chosen)))
 
-    outcome = call(folder, *RANDOM, "--forget-indexes", "indexes.txt", "--ideal", "skip")
+    outcome = call(folder, *RANDOM, "--forget-indexes", "indexes.txt", "--ideal", "skip", *FEW)
 
     assert outcome.code == 0
     assert (outcome.params["forget_count"], outcome.params["forget_indexes"]) == ("20", "indexes.txt")
@@ -443,7 +445,7 @@ def test_a_mask_of_a_users_method_is_counted_kept_and_drawn(folder, jobs):
 
 
 def test_fewer_weights_than_asked_for_are_a_warning_and_the_true_number_a_param(folder, jobs):
-    outcome = call(folder, *MIMU, "--ranking", "set_difference", "--topk", "50")
+    outcome = call(folder, *MIMU, "--ranking", "set_difference", "--topk", "50", *FEW)
     masked = load_mask(outcome.artifacts / "mask.safetensors").kappa_count
 
     assert masked <= 50 < round(0.1 * 64 * 128)
@@ -458,7 +460,7 @@ def test_fewer_weights_than_asked_for_are_a_warning_and_the_true_number_a_param(
 def test_two_methods_of_one_name_do_not_share_a_hash(folder, jobs):
     (folder / "other.py").write_text(METHODS_OF_A_USER.replace("0.5", "0.125"))
     mine, other = (
-        call(folder, "--unlearn", f"{file}.py:halve", "--epochs", "2", "--ideal", "skip")
+        call(folder, "--unlearn", f"{file}.py:halve", "--epochs", "2", "--ideal", "skip", *FEW)
         for file in ("mine", "other")
     )
 

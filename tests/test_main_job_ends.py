@@ -5,10 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,14 +14,19 @@ import pytest
 
 from tests.main_job_runs import (
     RANDOM,
-    ROOT,
     all_runs,
     artifacts_of,
     call,
     default_store,  # noqa: F401
     files_below,
     fixture_folder,  # noqa: F401
-    fixture_jobs,  # noqa: F401
+)
+from tests.warm_processes import (
+    command,
+    ended,
+    fixture_begin,  # noqa: F401
+    fixture_warm,  # noqa: F401
+    until,
 )
 
 pytestmark = pytest.mark.slow
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.slow
 FEW = ("--metrics", "forget_score", "--report", "skip")
 
 
-def test_an_exception_ends_the_run_failed(folder, jobs):
+def test_an_exception_ends_the_run_failed(folder):
     with pytest.raises(RuntimeError, match="the weights fell out"):
         call(folder, "--unlearn", "mine.py:broken", "--epochs", "2")
     run = all_runs(folder)[-1]
@@ -46,7 +48,7 @@ def test_an_exception_ends_the_run_failed(folder, jobs):
     assert mlflow.active_run() is None
 
 
-def test_ctrl_c_ends_the_run_killed(folder, jobs):
+def test_ctrl_c_ends_the_run_killed(folder):
     outcome = call(folder, "--unlearn", "mine.py:stopped", "--epochs", "2")
 
     assert outcome.code == 130
@@ -56,7 +58,7 @@ def test_ctrl_c_ends_the_run_killed(folder, jobs):
     assert call(folder, *RANDOM, *FEW).run.info.status == "FINISHED"
 
 
-def test_ctrl_c_in_one_of_several_ends_all_that_run_killed(folder, jobs):
+def test_ctrl_c_in_one_of_several_ends_all_that_run_killed(folder):
     outcome = call(folder, "--unlearn", "mine.py:stopped", "--epochs", "2", "--seed", "1", "2")
 
     assert outcome.code == 130
@@ -81,51 +83,26 @@ def training(folder: Path) -> bool:
     return False
 
 
-def started(folder: Path, argv: Sequence[str]) -> subprocess.Popen[str]:
-    """Start the job as a process, with Ctrl-C at its default even where pytest runs in the background."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-u", str(ROOT / "mlflow_forget.py"), *argv],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def test_signals_end_a_training_run_killed_and_the_next_start_works(folder, jobs, tmp_path_factory):
+def test_signals_end_a_training_run_killed_and_the_next_start_works(tables, tmp_path_factory, begin):
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143}
     folders = {name: tmp_path_factory.mktemp(name.name) for name in expected}
     for place in folders.values():
-        shutil.copy(folder / "mlflow.db", place)  # making a new store takes seconds
+        shutil.copy(tables, place)
+    endless = "--unlearn random_mask --epochs 1000000".split()
     processes = {
-        name: started(place, ["--unlearn", "random_mask", "--epochs", "1000000"])
-        for name, place in folders.items()
+        name: begin(command, "mlflow_forget", *endless, folder=place) for name, place in folders.items()
     }
-    try:
-        for name, process in processes.items():
-            deadline = time.monotonic() + 60
-            while not training(folders[name]) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(0.5)
-            process.send_signal(name)
-            _, err = process.communicate(timeout=30)
+    for name, process in processes.items():
+        until(lambda own=folders[name]: training(own), 60)
+        time.sleep(0.1)
+        os.kill(process.pid, name)
+        code = ended(process, 30)
+        err = (folders[name] / "err").read_text()
 
-            assert process.returncode == expected[name], err
-            assert "Traceback" not in err
-            assert all_runs(folders[name])[-1].info.status == "KILLED"
-            assert {
-                file
-                for file in files_below(folders[name] / "results")
-                if not file.endswith((".state", ".lock"))
-            } == set()
-            assert call(folders[name], *RANDOM, *FEW).run.info.status == "FINISHED"
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        assert code == expected[name], err
+        assert "Traceback" not in err
+        assert all_runs(folders[name])[-1].info.status == "KILLED"
+        assert {
+            file for file in files_below(folders[name] / "results") if not file.endswith((".state", ".lock"))
+        } == set()
+        assert call(folders[name], *RANDOM, *FEW).run.info.status == "FINISHED"

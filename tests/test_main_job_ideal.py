@@ -30,7 +30,7 @@ def printed_command(outcome: Outcome) -> list[str]:
 @pytest.mark.parametrize("ideal", ["auto", "skip"])
 def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, folder):
     outcome = call(
-        folder, *RANDOM, "--dataset", "tiny.py:tiny", "--arch", "mlp", "--kappa", "5", "--ideal", ideal
+        folder, *RANDOM, *"--dataset tiny.py:tiny --arch mlp --kappa 5 --report skip --ideal".split(), ideal
     )
 
     assert outcome.code == 0
@@ -42,7 +42,7 @@ def test_without_the_ideal_model_the_command_that_makes_it_is_printed(ideal, fol
 
 def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
     job = (*RANDOM, *"--dataset tiny.py:tiny --arch mlp --hidden 8,4 --kappa 5 --class_to_replace 2".split())
-    job = (*job, "--save_dir", str(folder / "tiny models"))
+    job = (*job, "--report", "skip", "--save_dir", str(folder / "tiny models"))
     script, *words = printed_command(call(folder, *job))[1:]
 
     done = call(folder, *words, main=main_ideal.main)
@@ -56,7 +56,9 @@ def test_the_printed_command_makes_the_ideal_model_and_auto_loads_it(folder):
 
 def test_train_makes_the_ideal_model_of_any_dataset(folder):
     outcome = call(
-        folder, *RANDOM, *"--dataset tiny.py:tiny --arch mlp --kappa 5 --ideal train --save_dir train".split()
+        folder,
+        *RANDOM,
+        *"--dataset tiny.py:tiny --arch mlp --kappa 5 --ideal train --save_dir train --report skip".split(),
     )
 
     assert outcome.params["ideal_model"] == "trained"
@@ -89,7 +91,7 @@ def test_the_baseline_is_trained_on_all_and_the_ideal_without_the_forget_set(fol
     flags = ("--epochs", "15", "--class_to_replace", "4", "--save_dir", "fifteen")
     for main in (main_baseline.main, main_ideal.main):
         call(folder, *flags, main=main)
-    outcome = call(folder, "--unlearn", "default", *flags)
+    outcome = call(folder, "--unlearn", "default", "--report", "skip", *flags)
 
     assert outcome.metrics["initial_forget_score"] > 80
     assert outcome.metrics["ideal_forget_score"] == 0

@@ -2,13 +2,9 @@
 finished.
 """
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -23,9 +19,10 @@ from lethe.experiment.base_models import BaseModels
 from lethe.experiment.model_sets import command, load_set, specs_of, train_set
 from lethe.training import checkpoint_metadata, fit_many
 from lethe.training.file_lock import all_locked, locked
+from tests import warm_processes
 from tests.edited_headers import edit_header
+from tests.warm_processes import ended, fixture_begin, fixture_warm, until  # noqa: F401
 
-SCRIPT = Path(__file__).resolve().parent.parent / "main_ideal.py"
 SMALL = {"epochs": 1, "arch_options": {"hidden": (6,)}}
 FLAGS = ["--epochs", "1", "--hidden", "6"]
 
@@ -204,28 +201,19 @@ def test_main_baseline_makes_initial_models(capsys):
     assert capsys.readouterr().out.startswith("2 initial models: 0 were there, 2 trained in ")
 
 
-def killed_after(first: int, command: list[str], folder: Path) -> int:
-    """Start the command, kill it as soon as so many checkpoints are there, and say how many it left."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *command], env=environment, stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 100
-    while (
-        len(list(folder.glob("*.safetensors"))) < first
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+def killed_after(first: int, process, folder: Path) -> int:
+    """Kill a process as soon as so many checkpoints are there, and say how many it left."""
+    until(lambda: len(list(folder.glob("*.safetensors"))) >= first or not process.is_alive(), 100)
+    process.kill()
+    assert ended(process) == -signal.SIGKILL
     return len(list(folder.glob("*.safetensors")))
 
 
 @pytest.mark.slow
-def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tmp_path, capsys):
+def test_killed_after_40_of_64_it_goes_on_with_the_others_to_the_same_weights(tmp_path, capsys, begin):
     flags = ["--epochs", "6", "--oracles", "64", "--device", "cpu", "--save_dir"]
-    there = killed_after(40, [*flags, "killed"], tmp_path / "killed")
+    process = begin(warm_processes.command, "main_ideal", *flags, "killed")
+    there = killed_after(40, process, tmp_path / "killed")
     assert 40 <= there < 64
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.safetensors")}
     assert main_ideal.main([*flags, "killed"]) == 0

@@ -228,7 +228,7 @@ def main():
         "list",
         "forget --unlearn SSD --epochs 1 --report skip --metrics forget_score,forget_entropy",
         "grid --grid grid.yml",
-        "run --grid grid.yml --workers 2",
+        "run --grid grid.yml --workers 1",
         "parse",
         "compare",
     )

@@ -18,18 +18,21 @@ otherwise, or not at all:
 """
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.warm_processes import ROOT, ended, fixture_begin, fixture_warm  # noqa: F401
+
+
+def run_by_pytest(file):
+    os.chdir(ROOT)
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        del os.environ[name]
+    imported = "ignore:Module already imported so cannot be rewritten"  # plugins of pytest
+    return int(pytest.main(["-p", "no:cacheprovider", "-W", imported, file]))
 
 
 @pytest.mark.slow
-def test_a_device_that_is_not_the_cpu():
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/on_pretend_device.py"]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(words, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_device_that_is_not_the_cpu(begin, tmp_path):
+    code = ended(begin(run_by_pytest, "tests/on_pretend_device.py", folder=tmp_path), 600)
+    assert code == 0, (tmp_path / "out").read_text() + (tmp_path / "err").read_text()

@@ -1,7 +1,6 @@
 """The same queue on a Ray cluster, here one of its own on this machine."""
 
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -17,8 +16,7 @@ from lethe.sweeps import run as grid_run
 from lethe.sweeps.job_queue import Finished, Job, Outcome, Queue, run_jobs
 from lethe.sweeps.ray_pool import RayPool
 from lethe.tracking import folder_process
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.warm_processes import command, ended, fixture_begin, fixture_warm  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -31,23 +29,20 @@ def folder(empty_place):
 
 
 @pytest.mark.slow
-def test_a_local_cluster_runs_every_job_once_and_none_that_is_finished(folder):
+def test_a_local_cluster_runs_every_job_once_and_none_that_is_finished(made_store, begin):
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
     finished = "--report skip --metrics forget_score --unlearn SSD --epochs 1 --ideal skip"
     assert mlflow_forget.main(finished.split()) == 0
-    program = [
-        sys.executable,
-        str(ROOT / "array_param_file.py"),
-        *"run --grid grid.yml --address local --workers 2".split(),
-    ]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 finished, 1 were before, 0 failed" in done.stdout
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+    cluster = "run --grid grid.yml --address local --workers 2".split()
+    code = ended(begin(command, "array_param_file", *cluster), 600)
+    out = Path("out").read_text()
+    assert code == 0, out + Path("err").read_text()
+    assert "2 finished, 1 were before, 0 failed" in out
+    with closing(sqlite3.connect("mlflow.db")) as store:
         assert store.execute("SELECT status, COUNT(*) FROM runs GROUP BY status").fetchall() == [
             ("FINISHED", 3)
         ]
-    assert {path.name for path in (folder / "sweep_logs").iterdir()} <= {"ray1.log", "ray2.log"}
+    assert {path.name for path in Path("sweep_logs").iterdir()} <= {"ray1.log", "ray2.log"}
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch, capsys):

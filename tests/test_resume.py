@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -20,12 +18,12 @@ from lethe.data import ImageSet, Normalisation
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.base_models import BaseModels
 from lethe.models import build
-from lethe.training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest
+from lethe.training import Recipe, StateFile, checkpoint_digest, fit, generator_for, model_digest, state
 from lethe.training.storage import read_tensors, write_tensors
+from tests.warm_processes import ended, fixture_begin, fixture_warm, until  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (1, 8, 8)
 RECIPES = {
     "sgd": Recipe(3, batch_size=5, lr=0.05, augment=("crop", "flip", "cutout")),
@@ -247,24 +245,23 @@ def test_kill_9_at_random_times_ends_with_the_same_bits(tmp_path):
     assert (tmp_path / "digest").read_text() == alone
 
 
-def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys):
+def baseline_with_states(*words):
+    """main_baseline.py, which keeps a state at every epoch."""
+    state.SECONDS = 0.0
+    return main_baseline.main(words)
+
+
+def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys, begin):
     """As a user: the command is killed, started again, and leaves the checkpoint alone, with the weights of a
     run without a kill.
     """
     monkeypatch.chdir(tmp_path)
     words = ["--epochs", "40", "--train_batch_size", "16"]
-    program = (
-        f"import sys, torch; sys.path.insert(0, {str(ROOT)!r}); torch.set_num_threads(1)\n"
-        "import lethe.training.state as state; state.SECONDS = 0.0\n"
-        f"import main_baseline; sys.exit(main_baseline.main({[*words, '--save_dir', 'killed']!r}))"
-    )
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
-    waited = time.monotonic()
-    while not list(tmp_path.glob("killed/*.state")) and time.monotonic() < waited + 60:
-        time.sleep(0.01)
-    time.sleep(0.2)
+    child = begin(baseline_with_states, *words, "--save_dir", "killed")
+    until(lambda: list(tmp_path.glob("killed/*.state")), 60)
+    time.sleep(0.1)
     child.kill()
-    assert child.wait() == -signal.SIGKILL
+    assert ended(child) == -signal.SIGKILL
     assert not list(tmp_path.glob("killed/*.safetensors"))
     assert main_baseline.main([*words, "--save_dir", "killed"]) == 0
     assert main_baseline.main([*words, "--save_dir", "alone"]) == 0

@@ -2,9 +2,7 @@
 hold.
 """
 
-import os
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,17 +19,18 @@ from lethe.tracking.run import TrackedRun
 from lethe.tracking.selection import EVERY_RUN
 from tests import eight_workers
 from tests.filled_stores import PARAMS, Store, empty_place, parse  # noqa: F401 (empty_place: a fixture of every test here)
+from tests.warm_processes import ended, fixture_begin, fixture_warm  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
 PIECES = ("params", "metrics", "tags")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The URI of a server whose store is a new sqlite file."""
+def server(tmp_path_factory, sqlite_store):
+    """The URI of a server whose store is a copy of the filled one."""
     folder = tmp_path_factory.mktemp("server")
+    shutil.copy(sqlite_store.uri.removeprefix("sqlite:///"), folder / "server.db")
     with mlflow_server(f"sqlite:///{folder / 'server.db'}", folder) as uri:
         yield uri
 
@@ -52,7 +51,7 @@ def disconnect(uri: str) -> None:
 
 @pytest.fixture(params=["sqlite", "postgres", "server"])
 def shared_store(request, tmp_path):
-    """A store that is new."""
+    """A store that is new, but for the server's."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'shared.db'}"
     if request.param == "server":
@@ -60,21 +59,12 @@ def shared_store(request, tmp_path):
     return new_database(request.getfixturevalue("postgres_server"), "shared")
 
 
-def test_eight_workers_lose_nothing(shared_store):
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": shared_store,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.eight_workers"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "locked" not in done.stderr
+def test_eight_workers_lose_nothing(shared_store, begin, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_store)
+    code = ended(begin(eight_workers.all_at_once), 300)
+    errors = Path("err").read_text()
+    assert code == 0, errors
+    assert "locked" not in errors
 
     names = [
         f"{worker} {run}" for worker in range(eight_workers.WORKERS) for run in range(eight_workers.RUNS)
@@ -184,17 +174,19 @@ def test_a_driver_that_is_not_installed(capsys):
     )
 
 
-def test_a_server_gives_the_same_rows_and_histories(tmp_path, sqlite_store, database, monkeypatch):
-    own = parse("--tracking_uri", sqlite_store.uri)
-    assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, "--history", "--output", "own.csv"]) == 0
-    with mlflow_server(f"sqlite:///{database}", tmp_path) as uri:
-        assert parse("--tracking_uri", uri).to_dict() == own.to_dict()
-        for at_once in (True, False):  # by the request that a server's pages make; without it, on disk
-            if not at_once:
-                monkeypatch.setattr("lethe.tracking.readers.mlflow_client.MOST_POINTS", 1)
-                monkeypatch.setattr("lethe.tracking.sorted_points.AT_ONCE", 3)
-            assert mlruns_parser.main(["--tracking_uri", uri, "--history", "--output", "served.csv"]) == 0
-            assert Path("served.csv").read_bytes() == Path("own.csv").read_bytes()
+def test_a_server_gives_the_same_rows_and_histories(server, sqlite_store, monkeypatch):
+    filled = ["--experiment", *sorted(set(sqlite_store.names.values()) - {"Default"})]
+    history = [*filled, "--history", "--output"]
+    own = parse("--tracking_uri", sqlite_store.uri, *filled)
+    assert len(own) == 4
+    assert mlruns_parser.main(["--tracking_uri", sqlite_store.uri, *history, "own.csv"]) == 0
+    assert parse("--tracking_uri", server, *filled).to_dict() == own.to_dict()
+    for at_once in (True, False):  # by the request that a server's pages make; without it, on disk
+        if not at_once:
+            monkeypatch.setattr("lethe.tracking.readers.mlflow_client.MOST_POINTS", 1)
+            monkeypatch.setattr("lethe.tracking.sorted_points.AT_ONCE", 3)
+        assert mlruns_parser.main(["--tracking_uri", server, *history, "served.csv"]) == 0
+        assert Path("served.csv").read_bytes() == Path("own.csv").read_bytes()
 
 
 def test_a_param_that_a_server_cut_is_whole(server, monkeypatch):
