@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
@@ -101,7 +100,7 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if place is not None and not leaves:
         kwargs = kwargs | {"device": "cpu"}
     run = _drawing(function) if torch.Tag.nondeterministic_seeded in function.tags else function
-    found = run(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    found = run(*_mapped(_inner, args), **_mapped(_inner, kwargs))
     into_cpu = function is aten.copy_.default and not isinstance(args[0], PretendTensor)
     if into_cpu or (leaves and found.device.type == "cpu") or _needs_numbers(function, args):
         waits[str(function)] += 1
@@ -109,7 +108,9 @@ def _computed(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0]
     if leaves:
         return found
-    outer = return_and_correct_aliasing(function, args, kwargs, tree_map(_outer, found))
+    outer = _mapped(_outer, found)
+    if _has_aliases(function):
+        outer = return_and_correct_aliasing(function, args, kwargs, outer)
     for value in _written(function, args, kwargs):
         if value.shape != value.inner.shape:
             raise NotImplementedError(f"{function}: the pretend device can't resize {tuple(value.shape)}")
@@ -121,6 +122,32 @@ def _needs_numbers(function: Any, args: Any) -> bool:
     if function in INDEXING:
         return any(index is not None and index.dtype == torch.bool for index in args[1])
     return not UNKNOWN_WITHOUT_NUMBERS.isdisjoint(function.tags)
+
+
+@functools.cache
+def _has_aliases(function: Any) -> bool:
+    """Return whether an operation gives back a view of an argument, or writes into one."""
+    return any(argument.alias_info is not None for argument in function._schema.arguments)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return the arguments or results of an operation, each changed. tree_map takes much longer."""
+    if isinstance(value, tuple):
+        return tuple([_mapped(change, one) for one in value])
+    if isinstance(value, list):
+        return [_mapped(change, one) for one in value]
+    if isinstance(value, dict):
+        return {name: _mapped(change, one) for name, one in value.items()}
+    return change(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what is in the arguments of an operation."""
+    if isinstance(value, tuple | list):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield value
 
 
 def _inner(value: Any) -> Any:
@@ -142,7 +169,8 @@ def _check_devices(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
         raise RuntimeError(f"Expected a 'pretend' device type for generator but found '{generator.device}'")
     if function in COPIES:
         return
-    for value in tree_leaves(((args[0], *args[2:]) if function in INDEXING else args, kwargs)):
+    given = (args[0], *args[2:]) if function in INDEXING else args
+    for value in _leaves((*given, *kwargs.values())):
         if _is_foreign(value) and (value.ndim or function in JOINING):
             raise RuntimeError(f"{function}: expected all tensors on pretend:0, found one on {value.device}")
     for value in _written(function, args, kwargs):
@@ -150,11 +178,21 @@ def _check_devices(function: Any, args: Any, kwargs: dict[str, Any]) -> None:
             raise RuntimeError(f"{function}: expected an output on pretend:0, found one on {value.device}")
 
 
+@functools.cache
+def _written_arguments(function: Any) -> list[tuple[int, str]]:
+    """Return the position and name of each argument that an operation writes into, as its schema says."""
+    arguments = enumerate(function._schema.arguments)
+    return [(place, argument.name) for place, argument in arguments if argument.is_write]
+
+
 def _written(function: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the arguments that an operation writes into, as its schema says."""
-    arguments = function._schema.arguments
-    given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
-    return [given[a.name] for a in arguments if a.is_write and isinstance(given.get(a.name), Tensor)]
+    """Return the tensors that an operation writes into."""
+    found = []
+    for place, name in _written_arguments(function):
+        value = args[place] if place < len(args) else kwargs.get(name)
+        if isinstance(value, Tensor):
+            found.append(value)
+    return found
 
 
 def _drawing(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -104,6 +104,7 @@ def killed_in_a_run(temporary):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_a_run_that_the_next_one_ends(tmp_path, begin):
     """In whatever experiment, and where the next one finds its own job done and runs nothing."""
     words = "--unlearn random_mask --kappa 3 --epochs 1 --ideal skip --report skip --skip_finished".split()

@@ -79,8 +79,7 @@ def raw_json(outcome: Outcome) -> Any:
 
 @pytest.fixture(scope="module")
 def sweep(folder, jobs) -> Outcome:
-    few = ("--metrics", "forget_score,retain_score")
-    return call(folder, *RANDOM, "--kappa", "0.1", "0.5", "--seed", "1", "2", *few)
+    return call(folder, *RANDOM, "--kappa", "0.1", "0.5", "--seed", "1", "2")
 
 
 @pytest.fixture(scope="module")

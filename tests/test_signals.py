@@ -289,7 +289,7 @@ def warning_of(run_id: str) -> str:
 
 
 def job(*words: str) -> int:
-    return mlflow_forget.main(["--epochs", "3", "--ideal", "skip", "--unlearn", *words])
+    return mlflow_forget.main(["--epochs", "3", "--ideal", "skip", "--report", "skip", "--unlearn", *words])
 
 
 def test_nothing_changed_is_said_everywhere(capsys):
@@ -376,7 +376,7 @@ def test_a_sweep_without_warnings_has_none():
     assert "warning" not in parent.data.tags
 
 
-QUICK = PipelineConfig(unlearn="random_mask", base=BaseConfig(epochs=3), ideal="skip")
+QUICK = PipelineConfig(unlearn="random_mask", base=BaseConfig(epochs=3), ideal="skip", report="skip")
 
 
 def test_a_second_run_of_a_pipeline_warns_again():

@@ -1,24 +1,20 @@
 """A run ends as what happened, whenever a signal comes."""
 
-import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from lethe import command_line
 from lethe.termination import Terminated, heed_signals
 from lethe.tracking.run import tracked_run
 from lethe.tracking.signals import ENDING, WAITING, signals_wait
 from tests.own_store import there  # noqa: F401 (a fixture of every test here)
-from tests.warm_processes import ended, fixture_begin, fixture_warm  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -150,35 +146,35 @@ def test_a_signal_that_is_ignored_stays_ignored():
     signal.raise_signal(signal.SIGHUP)
 
 
+IN_A_TERMINAL = """
+import fcntl, signal, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its own from now on, whose end it is told of
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may have been started by nohup
+from lethe import command_line
+from lethe.tracking.run import tracked_run
+
 @command_line.command
-def waits(argv=None):
+def main(argv=None):
     with tracked_run("signals", "terminal"):
         for second in command_line.progress_bar(range(600), "waiting"):
             print(second, flush=True)
             time.sleep(0.1)
-    return 0
+
+raise SystemExit(main([]))
+"""
 
 
-def in_a_terminal(name):
-    """`waits` in the terminal of that name, which is then its own, whose end it is told of."""
-    terminal = os.open(name, os.O_RDWR)
-    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-    for stream in (0, 1, 2):
-        os.dup2(terminal, stream)
-    os.close(terminal)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may have been started by nohup
-    return waits([])
-
-
-def test_a_terminal_that_is_closed_ends_its_run_as_killed(begin):
+def test_a_terminal_that_is_closed_ends_its_run_as_killed():
     """What the process writes then is an error, of a bar or of a line."""
     terminal, its_end = pty.openpty()
-    process = begin(in_a_terminal, os.ttyname(its_end))
-    while b"30" not in os.read(terminal, 1000):  # after the three seconds in which the bar has appeared
-        continue
-    os.close(its_end)
-    os.close(terminal)
-    assert ended(process, 60) == 128 + signal.SIGHUP
+    streams = {"stdin": its_end, "stdout": its_end, "stderr": its_end}
+    command, environment = [sys.executable, "-c", IN_A_TERMINAL], os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **streams) as process:
+        os.close(its_end)
+        while b"30" not in os.read(terminal, 1000):  # after the three seconds in which the bar has appeared
+            continue
+        os.close(terminal)
+        assert process.wait(60) == 128 + signal.SIGHUP
     assert (last_run().info.run_name, last_run().info.status) == ("terminal", "KILLED")
 
 
