@@ -77,13 +77,12 @@ def empty_place(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory):
     """A sqlite file with MLflow's tables and nothing in them."""
-    from mlflow.store.db import utils
-    from sqlalchemy import create_engine
+    from lethe.tracking import store_template
 
+    if store_template.read_template() is None:
+        store_template.main()
     file = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    engine = create_engine(f"sqlite:///{file}")
-    utils._initialize_tables(engine)
-    engine.dispose()
+    file.write_bytes(store_template.read_template())
     return file
 
 
