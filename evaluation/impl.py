@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
+from lethe.commands import started
 from lethe.evaluation.units import Unit
 from lethe.registry import Registry
 from lethe.signature import Function
@@ -71,10 +72,11 @@ IN_WORDS = {
     "initial": "the initial model",
     "incompetent": "an incompetent teacher (an untrained model of the same architecture)",
     "models": "many unlearned models",
-    "oracles": "oracles (python -u audit.py klom --unlearn NAME)",
-    "shadows": "shadow models (python -u audit.py ulira --unlearn NAME)",
+    "oracles": "oracles",
+    "shadows": "shadow models",
     "times": "the seconds that the models took to make",
 }
+AUDITS = {"oracles": "klom", "shadows": "ulira"}  # the audit that has what a metric needs
 OF_MANY = frozenset({"models", "oracles", "shadows"})  # inputs that only an audit of many models has
 NO_COMMANDS: Mapping[str, str] = MappingProxyType({})
 OF_BASE_MODELS = ("initial", "ideal")  # a run logs their metrics as initial_<name> and ideal_<name>
@@ -141,5 +143,11 @@ def missing_inputs(
     absent = [need for need in needs if need not in given]
     if not absent:
         return None
-    inputs = " and ".join(IN_WORDS.get(need, need) for need in absent)
+    inputs = " and ".join(_in_words(need) for need in absent)
     return Missing(f"needs {inputs}", "; ".join(commands[need] for need in absent if need in commands))
+
+
+def _in_words(need: str) -> str:
+    """Return what a metric needs, with the command of the audit that has it."""
+    words = IN_WORDS.get(need, need)
+    return f"{words} ({started('audit')} {AUDITS[need]} --unlearn NAME)" if need in AUDITS else words

@@ -100,7 +100,7 @@ def klom_forget_p95(models: Population, oracles: Population) -> float:
         P95 over x in forget of KL(histogram of m_u(x), histogram of m_o(x))    m = log(p_y / (1 - p_y))
 
     In [0, ln 1e5 = 11.513]. It weighs the bins by the unlearned models; data-unlearning-bench weighs them by
-    the oracles, KL(m_o || m_u): `audit.py klom --klom_direction oracle_unlearned` computes that. Do not
+    the oracles, KL(m_o || m_u): the audit's `--klom_direction oracle_unlearned` computes that. Do not
     compare the two. Margins are clipped to [-100, 100], 20 bins divide the joint range, the second side's
     shares are at least 1e-5.
 

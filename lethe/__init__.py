@@ -5,7 +5,8 @@
     data = lethe.ForgetData.of_dataset(train_set, forget=[17, 404, 1203])
     forgotten = lethe.forget(model, data, "SSD").model
 
-The names in `__all__` are the public ones: CONTRIBUTING.md says how they change. Importing the package
+The names in `__all__` are the public ones, with those of `lethe.settings`: CONTRIBUTING.md says how they
+change. Importing the package
 imports neither torch nor MLflow; each name imports what it needs when it is first used.
 """
 
@@ -22,7 +23,7 @@ from lethe.version import __version__
 if TYPE_CHECKING:  # what _PLACES says, for type checkers, editors and the documentation
     from lethe.data import DATASETS, ForgetRequest, ImageSet, Normalisation, RawDataset, load_splits
     from lethe.data import register as register_dataset
-    from lethe.evaluation import METRICS
+    from lethe.evaluation import METRICS, ModelOutputs, Outputs
     from lethe.evaluation import register as register_metric
     from lethe.experiment.base_config import BaseConfig
     from lethe.experiment.measure import Measured, measure
@@ -32,10 +33,11 @@ if TYPE_CHECKING:  # what _PLACES says, for type checkers, editors and the docum
     from lethe.models import register as register_architecture
     from lethe.tracking.readers import READERS
     from lethe.tracking.readers import register as register_reader
-    from lethe.training import load_mask
+    from lethe.tracking.stored_run import Point, StoredRun
+    from lethe.training import DiskCache, descend, load_mask
     from lethe.unlearn import METHODS, ForgetData, Unlearned, copy_of, forget
     from lethe.unlearn import register as register_method
-    from lethe.unlearn.add_ons import ADD_ONS
+    from lethe.unlearn.add_ons import ADD_ONS, Step
     from lethe.unlearn.add_ons import register as register_add_on
 
 __all__ = [
@@ -46,20 +48,27 @@ __all__ = [
     "METRICS",
     "READERS",
     "BaseConfig",
+    "DiskCache",
     "ForgetData",
     "ForgetRequest",
     "ImageSet",
     "Mask",
     "Measured",
+    "ModelOutputs",
     "Normalisation",
+    "Outputs",
     "Pipeline",
     "PipelineConfig",
+    "Point",
     "RawDataset",
     "Result",
+    "Step",
+    "StoredRun",
     "Unlearned",
     "__version__",
     "apply_mask",
     "copy_of",
+    "descend",
     "forget",
     "lift_mask",
     "load_mask",
@@ -82,19 +91,26 @@ _PLACES = {
     "METRICS": "lethe.evaluation",
     "READERS": "lethe.tracking.readers",
     "BaseConfig": "lethe.experiment.base_config",
+    "DiskCache": "lethe.training",
     "ForgetData": "lethe.unlearn",
     "ForgetRequest": "lethe.data",
     "ImageSet": "lethe.data",
     "Mask": "lethe.models",
     "Measured": "lethe.experiment.measure",
+    "ModelOutputs": "lethe.evaluation",
     "Normalisation": "lethe.data",
+    "Outputs": "lethe.evaluation",
     "Pipeline": "lethe.experiment.pipeline",
     "PipelineConfig": "lethe.experiment.run_config",
+    "Point": "lethe.tracking.stored_run",
     "RawDataset": "lethe.data",
     "Result": "lethe.experiment.pipeline",
+    "Step": "lethe.unlearn.add_ons",
+    "StoredRun": "lethe.tracking.stored_run",
     "Unlearned": "lethe.unlearn",
     "apply_mask": "lethe.models",
     "copy_of": "lethe.unlearn",
+    "descend": "lethe.training",
     "forget": "lethe.unlearn",
     "lift_mask": "lethe.models",
     "load_mask": "lethe.training",
@@ -107,7 +123,7 @@ _PLACES = {
     "register_metric": "lethe.evaluation",
     "register_reader": "lethe.tracking.readers",
 }
-_PACKAGES = ("data", "evaluation", "models", "training", "unlearn")
+_PACKAGES = ("data", "evaluation", "models", "settings", "training", "unlearn")
 
 if not (Path(__file__).parent / "unlearn").is_dir():
     # A checkout without symbolic links, as on Windows: lethe/unlearn is a text file there, and the folder is

@@ -46,8 +46,8 @@ MOVED = {
 
 
 def is_checkout() -> bool:
-    """Return whether Lethe runs from a git checkout of its own, and not from an installed package."""
-    return (ROOT / ".git").exists() and (ROOT / "mlflow_forget.py").is_file()
+    """Return whether Lethe runs from a checkout, with the scripts beside it, and not from a package."""
+    return (ROOT / "mlflow_forget.py").is_file()
 
 
 class Moved(ModuleNotFoundError):
@@ -61,14 +61,30 @@ class Moved(ModuleNotFoundError):
 
 
 class MovedModules(MetaPathFinder):
-    """Raises Moved for these names. Last in sys.meta_path: whoever has a module of that name gets it."""
+    """Raises Moved for an import of these names; whoever asks if there is such a module is told no.
+
+    Last in sys.meta_path: whoever has a module of that name gets it.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in MOVED:
+        if name in MOVED and _is_imported():
             raise Moved(name)
         return None
+
+
+def _is_imported() -> bool:
+    """Return whether a finder was called by an import, and not by importlib.util.find_spec and its like.
+
+    An import asks the finders in a function of importlib that all imports go through. Where it has another
+    name, an old import has Python's own error.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name != "_find_spec":
+        frame = frame.f_back
+    asked_by = frame.f_back
+    return asked_by is not None and asked_by.f_code.co_name == "_find_and_load_unlocked"
 
 
 def alias(name: str) -> None:

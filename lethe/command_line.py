@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from lethe.checkout import Moved
-from lethe.commands import as_started
 from lethe.flag_error import FlagError
 from lethe.system import needed_platform  # noqa: F401  # before anything asks for what Windows has not
 from lethe.system.garbage_collection import rare_collections
@@ -79,7 +78,7 @@ class OneLineParser(argparse.ArgumentParser):
             formatter.add_arguments(action for action in actions if title == FIRST or action not in first)
             formatter.end_section()
         formatter.add_text(self.epilog)
-        return as_started(formatter.format_help())
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help")
@@ -225,7 +224,7 @@ def _rank() -> str:
 
 
 def _in_one_line(text: str) -> str:
-    return as_started(without_password(" ".join(text.split())))
+    return without_password(" ".join(text.split()))
 
 
 def first_pass(argv: Sequence[str] | None, flags: Mapping[str, str | None]) -> dict[str, Any]:

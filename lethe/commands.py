@@ -1,45 +1,52 @@
-"""The commands: `lethe forget`, and in a checkout the script `python -u mlflow_forget.py`."""
+"""The commands: `lethe forget`, and in a checkout the script `python -u mlflow_forget.py`.
+
+A message names a command by `named` or `started`. Text with a user's words in it is never searched for the
+scripts: a file of theirs may be called audit.py.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
+
+from lethe.checkout import is_checkout
 
 SCRIPTS = {
     "forget": "mlflow_forget.py",
     "baseline": "main_baseline.py",
     "ideal": "main_ideal.py",
     "grid": "array_param_file.py",
+    "run": "array_param_file.py run",
     "parse": "mlruns_parser.py",
     "compare": "compare.py",
     "audit": "audit.py",
     "seal": "seal.py",
 }
+UNBUFFERED = ("forget", "baseline", "ideal", "compare", "audit")  # started as python -u
 COMMANDS = {script: name for name, script in SCRIPTS.items()}
-RUN_OF_GRID = "array_param_file.py run"  # `lethe run`
-_NAMES = "|".join(map(re.escape, (RUN_OF_GRID, *COMMANDS)))
-# Not a user's own file of that name: ./audit.py, audit.py:method or 'audit.py'.
-_SCRIPT = re.compile(rf"(?<![\w./\\~-])(torchrun |python(?: -u)? |(?<![\"']))({_NAMES})(?!\w|\.\w|:\S)")
+_LONGEST_FIRST = sorted(COMMANDS, key=len, reverse=True)
+_SCRIPT = re.compile(rf"(?:python (?:-u )?)?({'|'.join(map(re.escape, _LONGEST_FIRST))})")
 
 
 def has_scripts() -> bool:
     """Return whether Lethe is a checkout, with the scripts beside it, and was not started as `lethe`."""
-    beside = Path(__file__).resolve().parent.parent / SCRIPTS["forget"]
-    return beside.is_file() and not sys.argv[0].startswith("lethe ")
+    return is_checkout() and not sys.argv[0].startswith("lethe ")
 
 
-def as_started(text: str) -> str:
-    """Return Lethe's text with the commands in it as they are started here.
+def named(name: str) -> str:
+    """Return the name of a command in a sentence: `audit.py`, or `lethe audit` where there are no scripts."""
+    return SCRIPTS[name] if has_scripts() else f"lethe {name}"
 
-    Where there are no scripts, `lethe forget` stands for `python -u mlflow_forget.py`. Leave a user's words
-    out: a file of theirs may be called audit.py.
-    """
+
+def started(name: str) -> str:
+    """Return how a command is started here: `python -u audit.py`, or `lethe audit`."""
+    if not has_scripts():
+        return f"lethe {name}"
+    return f"python -u {SCRIPTS[name]}" if name in UNBUFFERED else f"python {SCRIPTS[name]}"
+
+
+def as_started(docstring: str) -> str:
+    """Return a docstring of Lethe's own with the commands in it as they are started here."""
     if has_scripts():
-        return text
-    return _SCRIPT.sub(_command, text)
-
-
-def _command(found: re.Match[str]) -> str:
-    before = "torchrun -m " if found[1] == "torchrun " else ""  # torchrun takes a file or a module
-    return f"{before}lethe {COMMANDS.get(found[2], 'run')}"
+        return docstring
+    return _SCRIPT.sub(lambda found: f"lethe {COMMANDS[found[1]]}", docstring)

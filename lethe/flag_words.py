@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lethe.commands import as_started
+from lethe.commands import COMMANDS, started
 
 Flags = dict[str, list[str]]  # the words of each flag, by its name
 _NUMBER = r"-(\d+|\d*\.\d+)"  # negative numbers, which argparse tells from flags
@@ -36,12 +36,16 @@ def words_of(flags: Mapping[str, Sequence[str]]) -> list[str]:
     return words
 
 
-def command(script: str, flags: Mapping[str, Sequence[str]]) -> str:
-    """Return the shell command that runs a script with these flags."""
-    return command_line_of([script, *words_of(flags)])
+def command(name: str, flags: Mapping[str, Sequence[str]]) -> str:
+    """Return the line for a shell that starts a command of Lethe's, such as `ideal`, with these flags."""
+    return _line(name, words_of(flags))
 
 
 def command_line_of(words: Sequence[str]) -> str:
-    """Return the shell command that runs a script, the first word, with the words after it."""
+    """Return the line for a shell that runs a script of Lethe's, the first word, with the words after it."""
     script, *rest = words
-    return " ".join([as_started(f"python -u {script}"), *map(shlex.quote, rest)])
+    return _line(COMMANDS[script], rest)
+
+
+def _line(name: str, words: Sequence[str]) -> str:
+    return " ".join([started(name), *map(shlex.quote, words)])

@@ -1,10 +1,20 @@
 """Commands in messages: as scripts of a checkout, or as `lethe COMMAND` where there are no scripts."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from lethe import commands
+from lethe.cli import forget
+from lethe.experiment.run_flags import flags as flags_of_forget
 from lethe.flag_words import command_line_of
+from lethe.models import ARCHITECTURES
 from lethe.sweeps.run import script_of, trains_base_models
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("lethe", "unlearn", "models", "evaluation")
+WHERE_SCRIPTS_ARE_MEANT = ("commands.py", "checkout.py", "methods_page.py", "metrics_page.py")  # docs/*.md
 
 
 @pytest.fixture
@@ -13,37 +23,60 @@ def installed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("name", "in_a_sentence", "line"),
     [
-        ("run them:  python array_param_file.py run --grid g.yml", "run them:  lethe run --grid g.yml"),
-        ("expected 'python -u mlflow_forget.py --unlearn ...'", "expected 'lethe forget --unlearn ...'"),
-        (
-            "a CSV of mlruns_parser.py. Make it: python mlruns_parser.py --all",
-            "a CSV of lethe parse. Make it: lethe parse --all",
-        ),
-        ("mlruns_parser.py: skipped 1 run", "lethe parse: skipped 1 run"),
-        ("Train by torchrun main_baseline.py, then", "Train by torchrun -m lethe baseline, then"),
-        ("oracles, made by `main_ideal.py --oracles N`", "oracles, made by `lethe ideal --oracles N`"),
+        ("audit", "audit.py", "python -u audit.py"),
+        ("parse", "mlruns_parser.py", "python mlruns_parser.py"),
+        ("run", "array_param_file.py run", "python array_param_file.py run"),
     ],
 )
-def test_a_message_names_the_command_that_is_there(installed, text, shown):
-    assert commands.as_started(text) == shown
+def test_a_command_has_the_name_by_which_it_is_started(name, in_a_sentence, line, monkeypatch):
+    assert (commands.named(name), commands.started(name)) == (in_a_sentence, line)
+    monkeypatch.setattr(commands, "has_scripts", lambda: False)
+    assert commands.named(name) == commands.started(name) == f"lethe {name}"
 
 
-@pytest.mark.parametrize(
-    "own",
-    [
-        "./audit.py",
-        "mine/audit.py:method",
-        "audit.py:method",
-        "'compare.py'",
-        "my_audit.py",
-        "my-audit.py",
-        "audit.pyc",
-    ],
-)
-def test_a_users_file_of_that_name_stays_as_it_is(installed, own):
-    assert commands.as_started(f"expected a method, got {own}") == f"expected a method, got {own}"
+@pytest.mark.parametrize("name", ["audit.py", "mlflow_forget.py", "python -u compare.py"])
+def test_a_file_of_the_users_own_keeps_its_name_in_a_message(installed, name, capsys):
+    assert forget.main(["--unlearn", name]) == 2
+    said = capsys.readouterr().err
+    assert name in said and "lethe audit" not in said and "lethe forget" not in said
+
+
+def test_a_users_docstring_stays_as_it_is_in_the_help(installed, tmp_path):
+    (tmp_path / "own.py").write_text('def own(model, data):\n    """As my python -u audit.py does."""\n')
+    from lethe.unlearn import METHODS
+
+    shown = flags_of_forget(METHODS[f"{tmp_path}/own.py:own"], ARCHITECTURES["mlp"], "As audit.py.\n")
+    assert "As my python -u audit.py does." in shown.format_help()
+    assert "As lethe audit." in shown.format_help()
+
+
+def messages_in(path: Path) -> list[str]:
+    """The texts in a file, without its docstrings."""
+    tree = ast.parse(path.read_text())
+    texts = {
+        node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [text.value for text in texts - alone]
+
+
+def test_messages_name_no_script_themselves():
+    named = [
+        (path.name, text)
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in WHERE_SCRIPTS_ARE_MEANT
+        for text in messages_in(path)
+        if any(script in text for script in commands.COMMANDS)
+    ]
+    assert named == []
+
+
+def test_a_docstring_shows_the_commands_that_are_there(installed):
+    text = "python -u mlflow_forget.py --list; python array_param_file.py run; a CSV of mlruns_parser.py"
+    assert commands.as_started(text) == "lethe forget --list; lethe run; a CSV of lethe parse"
 
 
 def test_the_flags_of_a_printed_command_stay_as_they_are(installed):

@@ -1,6 +1,7 @@
 """Lethe as an installed package, beside a project that has folders of the same names; and as a checkout."""
 
 import importlib
+import importlib.util
 import os
 import pickle
 import re
@@ -409,9 +410,18 @@ def test_an_old_import_says_where_the_module_is(name):
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_an_installed_lethe_says_where_the_folders_beside_it_are(name):
+def test_an_installed_lethe_says_where_the_folders_beside_it_are(name, monkeypatch):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [MovedModules()])
     with pytest.raises(ModuleNotFoundError, match=f"write `from lethe.{name} import"):
-        MovedModules().find_spec(name)
+        importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", sorted(MOVED))
+def test_who_asks_for_a_module_of_an_old_name_is_told_that_there_is_none(name, monkeypatch):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [MovedModules()])
+    assert importlib.util.find_spec(name) is None
 
 
 @pytest.mark.parametrize("place", sorted(set(MOVED.values())))

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,38 @@ import lethe
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = """
 ADD_ONS ARCHITECTURES DATASETS METHODS METRICS READERS
-BaseConfig ForgetData ForgetRequest ImageSet Mask Measured Normalisation Pipeline PipelineConfig RawDataset
-Result Unlearned __version__ apply_mask copy_of forget lift_mask load_mask load_splits measure
+BaseConfig DiskCache ForgetData ForgetRequest ImageSet Mask Measured ModelOutputs Normalisation Outputs
+Pipeline PipelineConfig Point RawDataset Result Step StoredRun Unlearned __version__ apply_mask copy_of descend forget
+lift_mask load_mask load_splits measure
 register_add_on register_architecture register_dataset register_method register_metric register_reader
 """.split()
 
 
+TYPES_OF_SETTINGS = """
+Amount BatchSize BetweenZeroAndOne Count CountFromZero Epochs Help LearningRate MaskLayer Momentum Positive
+RESOLVED Range Search Seed Share Temperature Weight WeightDecay
+""".split()
+IMPORTED = re.compile(r"^ *from (lethe(?:\.\w+)*) import (.*)$|^ *import (lethe\.[\w.]*)", flags=re.MULTILINE)
+FOR_USERS = [
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "docs").rglob("*.ipynb"),
+    *(ROOT / "examples").rglob("*.py"),
+    ROOT / "README.md",
+]
+
+
 def test_the_public_names_are_these():
     assert sorted(lethe.__all__) == sorted(PUBLIC)
+    assert sorted(lethe.settings.__all__) == sorted(TYPES_OF_SETTINGS)
     assert set(PUBLIC) <= set(dir(lethe))
+
+
+@pytest.mark.parametrize("path", FOR_USERS, ids=lambda path: path.name)
+def test_examples_use_public_names_alone(path):
+    known = {"lethe": PUBLIC, "lethe.settings": TYPES_OF_SETTINGS}
+    for module, names, elsewhere in IMPORTED.findall(path.read_text(encoding="utf-8")):
+        assert not elsewhere
+        assert set(names.split(", ")) <= set(known[module])
 
 
 def for_type_checkers():

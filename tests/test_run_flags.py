@@ -163,7 +163,7 @@ def test_a_text_that_begins_like_a_flag_stands_behind_an_equals_sign():
 
 
 def test_a_command_can_be_pasted_into_a_shell():
-    assert command("main_ideal.py", {"data": ["my data"]}) == "python -u main_ideal.py --data 'my data'"
+    assert command("ideal", {"data": ["my data"]}) == "python -u main_ideal.py --data 'my data'"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def retrain(model: nn.Module, data: ForgetData) -> nn.Module:
 
         theta <- argmin over theta of mean CE(f_theta(x), y)    (x, y) in retain, from the initial weights on
 
-    On the command line it is main_ideal.py's checkpoint, or is trained here without one. Raises ValueError
+    On the command line it is the ideal model's checkpoint, or is trained here without one. Raises ValueError
     if the data has no `ideal`, or one of another architecture.
     """
     if data.ideal is None:

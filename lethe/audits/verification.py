@@ -11,6 +11,7 @@ from lethe.audits.verified import Verification
 from lethe.audits.verified_manifest import check_manifest
 from lethe.audits.verified_many import verify_klom, verify_ulira
 from lethe.audits.verified_model import verify_model
+from lethe.commands import named
 from lethe.tracking.record import Record
 from lethe.training import Progress, silent
 
@@ -36,8 +37,8 @@ def verify(
     kind = record.tags.get("audit")
     if kind not in KINDS or "dataset" not in record.params:
         raise ValueError(
-            f"run {record.run_id}: expected a run of mlflow_forget.py or audit.py, got {kind or 'another'}. "
-            "Verify one of those"
+            f"run {record.run_id}: expected a run of {named('forget')} or {named('audit')}, got "
+            f"{kind or 'another'}. Verify one of those"
         )
     public = None if key is None else public_key(key)
     run = RecordedRun(record, trust_code=trust_code)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
-from lethe.commands import as_started
+from lethe.commands import as_started, named
 from lethe.experiment import shared_flags
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def evaluate(argv: Sequence[str]) -> int:
     part, or a class.
     """
     architecture = shared_flags.architecture_named(argv)
-    summary, _, details = (evaluate.__doc__ or "").partition("\n")
+    summary, _, details = as_started(evaluate.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
     parser.prog = f"{parser.prog} evaluate"
     group = parser.add_argument_group("the models")
@@ -173,10 +173,12 @@ def verify(argv: Sequence[str]) -> int:
     tags and metrics with the manifest of the run's end. Does not run code that the run names. Exit code 1 if
     something differs or was not checked.
     """
-    summary, _, details = (verify.__doc__ or "").partition("\n")
+    summary, _, details = as_started(verify.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
     parser.prog = f"{parser.prog} verify"
-    parser.add_argument("run_id", metavar="RUN_ID", help="32 digits and letters; mlruns_parser.py lists them")
+    parser.add_argument(
+        "run_id", metavar="RUN_ID", help=f"32 digits and letters; {named('parse')} lists them"
+    )
     moved = "the folder of the experiments' artifacts, if they were moved or copied (default: from the store)"
     parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
     trusted = "run a user's architecture, dataset or metric: the artifacts' copy, if its digest is right"
@@ -320,7 +322,7 @@ def _parser(
 ) -> tuple[command_line.OneLineParser, Entry[Any] | None, Entry[Any]]:
     """Return a parser with the shared flags and those of the named method and architecture."""
     method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
-    summary, _, details = (of.__doc__ or "").partition("\n")
+    summary, _, details = as_started(of.__doc__ or "").partition("\n")
     about = method.about if method else shared_flags.methods_listed()
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{about}")
     parser.prog = f"{parser.prog} {of.__name__}"

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from lethe import command_line
 from lethe.cli import stored_runs
-from lethe.commands import as_started
+from lethe.commands import as_started, named, started
 from lethe.tracking.shown_uri import without_password
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REPORT = "comparison.html"
 HTML = (".html", ".htm")
 WAY_OUT = "Free the place, or choose another with --output, --tables or --figures"
-complain = functools.partial(stored_runs.complain, "compare.py")
+complain = functools.partial(stored_runs.complain, "compare")
 
 
 @command_line.command
@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    summary, _, details = (__doc__ or "").partition("\n")
+    summary, _, details = as_started(__doc__ or "").partition("\n")
     flags = command_line.OneLineParser(summary, details)
     stored_runs.add_store_flags(flags)
     what = flags.add_argument_group("what is read and written")
     what.add_argument(
-        "--csv", metavar="FILE", help="runs from a CSV of mlruns_parser.py --all instead of a store"
+        "--csv", metavar="FILE", help=f"runs from a CSV of {named('parse')} --all instead of a store"
     )
     what.add_argument("--output", metavar="FILE", default=REPORT, help="the report (default: %(default)s)")
     what.add_argument("--tables", metavar="FOLDER", help="LaTeX tables too, there")
@@ -78,7 +78,7 @@ def compare(options: argparse.Namespace) -> None:
     tasks = tasks_of(runs)
     if not any(ranked.group.done for task in tasks for ranked in task.ranking):
         raise ValueError(
-            f"expected finished runs of mlflow_forget.py, got none{of_those(runs)}. "
+            f"expected finished runs of {named('forget')}, got none{of_those(runs)}. "
             f"{stored_runs.where_runs_are(options)}"
         )
     files, lacking = contents(tasks, options, output, origin)
@@ -125,7 +125,7 @@ def runs_of_file(options: argparse.Namespace) -> tuple[list[SeedRun], str]:
     ]
     if given:
         raise ValueError(
-            f"--csv: expected a file alone, got {', '.join(given)} too. Give these to mlruns_parser.py, "
+            f"--csv: expected a file alone, got {', '.join(given)} too. Give these to {named('parse')}, "
             "which makes the file"
         )
 
@@ -186,7 +186,7 @@ def command_of(options: argparse.Namespace) -> str:
         for name, value in vars(options).items()
         if value and not (name == "output" and value == REPORT)
     ]
-    return " ".join([as_started("python -u compare.py"), *flags])
+    return " ".join([started("compare"), *flags])
 
 
 def checked_output(name: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.command_line import FIRST, MORE, OneLineParser
-from lethe.commands import RUN_OF_GRID, SCRIPTS
+from lethe.commands import SCRIPTS
 from lethe.flag_words import text_of
 from lethe.models import ARCHITECTURES
 from lethe.report.markdown import capital, codes, prose, table
@@ -85,8 +85,7 @@ def _printed_parsers() -> Iterator[list[OneLineParser]]:
 
 
 def _script(name: str, words: Sequence[str]) -> str:
-    script = RUN_OF_GRID if name == "run" else SCRIPTS[name]
-    return " ".join(("python", script, *words))
+    return " ".join(("python", SCRIPTS[name], *words))
 
 
 def _section(name: str, script: str, parser: OneLineParser, shown: dict[str, str]) -> list[str]:

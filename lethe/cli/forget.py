@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
 from lethe.cli.list import main as list_registries
-from lethe.commands import as_started
+from lethe.commands import started
 from lethe.experiment import run_flags
 from lethe.tracking.store_template import make_ahead
 
@@ -105,15 +105,13 @@ def print_results(results: Sequence[Result]) -> None:
     from lethe.tracking.store_uri import shown_uri, ui_command
 
     print("to forget: " + "; ".join(dict.fromkeys(result.forgotten for result in results)))
-    print(as_started(report(results[0]) if len(results) == 1 else summary(results)))
+    print(report(results[0]) if len(results) == 1 else summary(results))
     whole = time.perf_counter() - command_line.STARTED
     before = whole - sum(result.stages["total"] for result in results)
     print(f"seconds in all: {whole:.2f}, of which {before:.2f} to load libraries and data, and to check")
     runs = "runs" if len(results) > 1 else "run"
     print(f"{runs} in {shown_uri()}: {', '.join(result.run_id for result in results)}")
-    print(
-        f"look at them:  {ui_command()} ({WHERE})      as a table:  {as_started('python mlruns_parser.py')}"
-    )
+    print(f"look at them:  {ui_command()} ({WHERE})      as a table:  {started('parse')}")
 
 
 def options_of(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:

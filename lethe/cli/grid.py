@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe import command_line
-from lethe.commands import as_started
+from lethe.commands import as_started, started
 from lethe.flag_words import command_line_of
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lethe.sweeps.run import run
 
         return run(words[1:])
-    summary, _, details = (__doc__ or "").partition("\n")
+    summary, _, details = as_started(__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
     parser.add_argument(
         "--grid", metavar="FILE", help="a YAML or Python grid (default: the small grid inside)"
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(base)} base models -> {options.base_params}, {len(jobs)} runs -> {options.params}")
     if script is None:
         grid = "" if options.grid is None else f" --grid {shlex.quote(options.grid)}"
-        queue = as_started("python array_param_file.py run") + grid
+        queue = started("run") + grid
         print(f"run them:  {queue}      or:  sh -e {options.base_params} && sh {options.params}")
         return 0
     write_lines(Path(options.slurm), script.splitlines())

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lethe import command_line
-from lethe.commands import as_started
 
 
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the registries."""
     command_line.parsed(command_line.OneLineParser(__doc__ or ""), argv)
-    print(as_started(f"{methods()}\n\n{metrics()}"))
+    print(f"{methods()}\n\n{metrics()}")
     return 0
 
 

@@ -54,6 +54,7 @@ from lethe.cli.stored_runs import (
     selected_runs,
     where_runs_are,
 )
+from lethe.commands import as_started, named
 from lethe.report.table_files import WRITERS, Write, batches, write_spreadsheet_csv
 from lethe.tracking.readers import Store
 from lethe.tracking.run_columns import default_layout
@@ -64,7 +65,7 @@ from lethe.tracking.stored_run import BrokenRun
 SYSTEM = "system/"
 TABLE, HISTORY, SUMMARY = "mlruns_parsed.csv", "mlruns_history.csv", "mlruns_summary.csv"  # default names
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-complain = functools.partial(stored_runs.complain, "mlruns_parser.py")
+complain = functools.partial(stored_runs.complain, "parse")
 POINTS = {"run_id": "text", "metric": "text", "step": "integer", "time": "time", "value": "number"}
 RUNS_AT_ONCE = 200  # per request for histories; the reader bounds the memory
 
@@ -158,7 +159,7 @@ def is_database(path: Path) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    summary, _, details = (__doc__ or "").partition("\n")
+    summary, _, details = as_started(__doc__ or "").partition("\n")
     flags = command_line.OneLineParser(summary, details)
     add_store_flags(flags)
     what = flags.add_argument_group("what is written")
@@ -229,7 +230,7 @@ def write_summary(selected: Runs, output: Path, write: Write, options: argparse.
     runs = seed_runs(stored, lambda metrics, _: shown_metrics(metrics))
     if not runs:
         raise ValueError(
-            f"--summary: expected runs of mlflow_forget.py, got none among {len(spool)} runs. "
+            f"--summary: expected runs of {named('forget')}, got none among {len(spool)} runs. "
             f"{where_runs_are(options)}"
         )
     tasks = tasks_of(runs)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lethe import command_line
-from lethe.commands import as_started
+from lethe.commands import named, started
 from lethe.system.foreign_files import LIST, open_foreign
 from lethe.tracking.long_params import Read, local_artifact, with_whole_params
 from lethe.tracking.readers import READERS, Store, open_store
@@ -116,7 +116,7 @@ def where_runs_are(options: argparse.Namespace) -> str:
     given = [f"--{name}" for name in ("experiment", "since", "filter") if getattr(options, name)]
     if given:
         return f"Check {' and '.join(given)}"
-    return "Run mlflow_forget.py first, or name the store that its runs are in: --tracking_uri"
+    return f"Run {named('forget')} first, or name the store that its runs are in: --tracking_uri"
 
 
 def long_params_from(artifact_root: str | None, store: Store) -> Read:
@@ -202,8 +202,8 @@ def runs_of_csv(path: Path) -> list[StoredRun]:
         return [_run_of_row(row, parents) for row in table.to_dict("records")]
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
-            f"--csv: expected a CSV file of mlruns_parser.py, got {path}: {error}. Make it: python "
-            "mlruns_parser.py --all"
+            f"--csv: expected a CSV file of {named('parse')}, got {path}: {error}. Make it: "
+            f"{started('parse')} --all"
         ) from error
 
 
@@ -247,7 +247,7 @@ def others(number: int) -> str:
     return f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)"
 
 
-def complain(program: str, message: str) -> None:
-    """Print a message on one line of stderr, without passwords."""
-    line = f"{program}: {' '.join(message.split())}"
-    print(as_started(without_password(line)), file=sys.stderr)
+def complain(name: str, message: str) -> None:
+    """Print a message of a command on one line of stderr, without passwords."""
+    line = f"{named(name)}: {' '.join(message.split())}"
+    print(without_password(line), file=sys.stderr)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lethe.command_line import OneLineParser, parsed, progress_bar
+from lethe.commands import as_started
 from lethe.experiment.shared_flags import (
     add_shared_flags,
     add_signature_flags,
@@ -37,7 +38,7 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     about: the text of --help.
     """
     architecture = architecture_named(argv)
-    summary, _, details = about.partition("\n")
+    summary, _, details = as_started(about).partition("\n")
     parser = OneLineParser(summary, details.strip())
     add_shared_flags(parser)
     add_signature_flags(parser, architecture, "architecture")

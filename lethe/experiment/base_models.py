@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lethe.commands import named
 from lethe.data import (
     AUTO,
     DATA,
@@ -111,7 +112,7 @@ class BaseModels:
         if processes_started() != group.size:
             raise ValueError(
                 f"expected one process, got {processes_started()} of torchrun (WORLD_SIZE). Use torchrun for "
-                "main_baseline.py, main_ideal.py and mlflow_forget.py, and start this without it"
+                f"{named('baseline')}, {named('ideal')} and {named('forget')}, and start this without it"
             )
         dataset = DATASETS[config.dataset]
         self.asked = self.config = config
@@ -144,12 +145,12 @@ class BaseModels:
         remove_left_over(self.save_dir)
         there = {}
         for path, trained_on in ((self.initial_path, "train"), (self.ideal_path, self.request_identity)):
-            named = path == config.mask
-            with errors_of("mask" if named else "save_dir"):
+            is_mask = path == config.mask
+            with errors_of("mask" if is_mask else "save_dir"):
                 if not path.exists():
                     check_writable(path.parent)
                     continue
-                check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=named)
+                check_checkpoint(path, self.metadata(trained_on), self.architecture.defaults, named=is_mask)
                 there[path], loaded = self._read(path)  # the header can't tell whether the weights are whole
             self._warn_of_weights(path, loaded)
             if loaded.metadata is not None and (remark := unsealed(path)):
@@ -319,7 +320,7 @@ class BaseModels:
 
     def ideal_command(self) -> str:
         """Return the command that trains this ideal model."""
-        return command("main_ideal.py", base_flags_of(self.config))
+        return command("ideal", base_flags_of(self.config))
 
     @cached_property
     def _split_digest(self) -> str:
@@ -457,7 +458,7 @@ def check_retrained(initial: nn.Module, ideal: nn.Module, path: Path) -> None:
     if same_weights(initial, ideal):
         raise ValueError(
             f"{path}: expected a model that was retrained without the forget set, got the weights of the "
-            "initial model. Name another, or move this file away and retrain it by main_ideal.py"
+            f"initial model. Name another, or move this file away and retrain it by {named('ideal')}"
         )
 
 

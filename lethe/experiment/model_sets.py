@@ -31,9 +31,9 @@ from lethe.training.many import models_at_once
 
 Kind = Literal["initial models", "oracles", "shadows"]
 MADE_BY: dict[Kind, tuple[str, str]] = {
-    "initial models": ("main_baseline.py", "models"),
-    "oracles": ("main_ideal.py", "oracles"),
-    "shadows": ("main_ideal.py", "shadows"),
+    "initial models": ("baseline", "models"),
+    "oracles": ("ideal", "oracles"),
+    "shadows": ("ideal", "shadows"),
 }
 
 
@@ -155,8 +155,8 @@ def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
 def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None) -> str:
     """Return the command that trains the first `count` models of a set, from `seed` on if given."""
     config = base.config if seed is None else replace(base.config, seed=seed)
-    script, flag = MADE_BY[kind]
-    return flag_words.command(script, {flag: [str(count)]} | base_flags_of(config))
+    name, flag = MADE_BY[kind]
+    return flag_words.command(name, {flag: [str(count)]} | base_flags_of(config))
 
 
 def _oracles(base: BaseModels, seeds: Sequence[int]) -> list[ModelSpec]:

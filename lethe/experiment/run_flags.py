@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
+from lethe.commands import as_started
 from lethe.experiment import shared_flags
 from lethe.flag_words import Flags, text_of
 
@@ -79,7 +80,7 @@ def flags(
 ) -> argparse.ArgumentParser:
     from lethe.experiment import run_config
 
-    summary, _, details = (about or "").partition("\n")
+    summary, _, details = as_started(about or "").partition("\n")
     own = method.about if method else shared_flags.methods_listed()
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
     group = shared_flags.add_config_flags(parser, run_config.FLAGS)

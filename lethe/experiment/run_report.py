@@ -71,7 +71,7 @@ def run_facts(record: RunRecord) -> RunFacts:
 
 def command_of(config: PipelineConfig) -> str:
     """Return the command line of a config. Indexes without a file are the artifact forget_indexes.txt."""
-    return command("mlflow_forget.py", flags_of(replace(config, base=_with_file(config.base))))
+    return command("forget", flags_of(replace(config, base=_with_file(config.base))))
 
 
 def _commands(config: PipelineConfig) -> dict[str, str]:

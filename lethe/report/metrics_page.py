@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lethe.commands import named
 from lethe.evaluation import METRICS, OF_MANY, names_in, needs_of
 from lethe.evaluation.membership import LARGEST_SPREAD, REGRESSION_TOLERANCE, TOLERANCE
 from lethe.evaluation.model_outputs import DRAWS
@@ -121,7 +122,7 @@ def _section(entry: Entry[Any]) -> str:
 def _measured(entry: Entry[Any]) -> str:
     """Return whether `--metrics default` measures it."""
     of_many = not OF_MANY.isdisjoint(needs_of(entry.function))
-    return "audit.py" if of_many else "no" if entry.facts.costly or entry.package else "yes"
+    return named("audit") if of_many else "no" if entry.facts.costly or entry.package else "yes"
 
 
 def _facts(entry: Entry[Any]) -> list[str]:

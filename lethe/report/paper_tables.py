@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from lethe.commands import started
 from lethe.evaluation.gap import mean_gap
 from lethe.evaluation.over_seeds import OverSeeds, over_seeds
 from lethe.evaluation.units import unit_facts
@@ -51,9 +52,9 @@ SCORES = tuple(COLUMNS)
 ALWAYS = [name for name in SCORES if "attack" not in facts_of(name).groups]  # an attack may be undecided
 NOT_RUN = "--"
 PREVIEW = "preview.tex"
-MAKE_MIMU = "python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1"
-MEASURE_ALL = "python -u mlflow_forget.py, with the flags of the runs and --metrics all"
-MAKE_IDEAL = "python -u main_ideal.py, with the flags of the runs, before they are run again"
+MAKE_MIMU = "--unlearn MIMU --topk 50 --kappa 0.1"
+MEASURE_ALL = ", with the flags of the runs and --metrics all"
+MAKE_IDEAL = ", with the flags of the runs, before they are run again"
 
 
 def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
@@ -72,7 +73,7 @@ def paper_tables(tasks: Sequence[Task]) -> tuple[dict[str, str], list[str]]:
     ):
         files[f"mimu_{slug}.tex"] = mimu_tables(same, setting)
     if not any(name.startswith("mimu_") for name in files):
-        lacking.append(f"no tables of MIMU: it was not run. Run it: {MAKE_MIMU}")
+        lacking.append(f"no tables of MIMU: it was not run. Run it: {started('forget')} {MAKE_MIMU}")
     return files | ({PREVIEW: preview(files)} if files else {}), lacking
 
 
@@ -165,9 +166,9 @@ def lacking_of_ideal(task: Task) -> str:
         default={},
     )
     if not found:
-        return f"no run has an ideal model beside it. Make it: {MAKE_IDEAL}"
+        return f"no run has an ideal model beside it. Make it: {started('ideal')}{MAKE_IDEAL}"
     missing = ", ".join(name for name in ALWAYS if name not in found)
-    return f"its ideal model's {missing} is lacking. Measure it: {MEASURE_ALL}"
+    return f"its ideal model's {missing} is lacking. Measure it: {started('forget')}{MEASURE_ALL}"
 
 
 def cells_of(group: Group) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from lethe import command_line
+from lethe.commands import SCRIPTS
 from lethe.experiment import run_flags
 from lethe.experiment.run_flags import flags_of_the_run
 from lethe.flag_error import FlagError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWS = ("list", "help", "h")  # flags that print something instead of a run
 REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
-SCRIPTS = {"initial": "main_baseline.py", "ideal": "main_ideal.py"}
+MADE_BY = {"initial": SCRIPTS["baseline"], "ideal": SCRIPTS["ideal"]}
 Words = tuple[str, ...]
 
 
@@ -52,7 +53,7 @@ class Model:
         flags |= {name: list(words) for name, words in self.flags}
         if self.seed is not None:
             flags["seed"] = [str(self.seed)]
-        words = (SCRIPTS[self.which], *words_of(flags))
+        words = (MADE_BY[self.which], *words_of(flags))
         return Job(words, Training(self.which, self.config, {} if oracles is None else {"oracles": oracles}))
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from lethe.commands import SCRIPTS
+
 if TYPE_CHECKING:
     from lethe.experiment.base_model_command import Training
     from lethe.experiment.run_config import PipelineConfig
 
-RUN = "mlflow_forget.py"
+RUN = SCRIPTS["forget"]
 CRASHES = 3  # a job that has crashed so many workers fails
 
 Status = Literal["finished", "skipped", "failed"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
-from lethe.commands import SCRIPTS, as_started
+from lethe.commands import SCRIPTS, as_started, started
 from lethe.experiment import shared_flags
 from lethe.flag_words import command_line_of
 from lethe.sweeps.job_queue import RUN, Job, Queue, WorkerPool, run_jobs
@@ -44,8 +44,8 @@ def run(words: Sequence[str]) -> int:
     options = command_line.parsed(flags(), words)
     check(options)
     jobs = jobs_of(chosen(runs_of(options), options.filter))
-    again = " ".join([as_started("python array_param_file.py run"), *map(shlex.quote, words)])
-    queue, started = Queue(jobs), time.perf_counter()
+    again = " ".join([started("run"), *map(shlex.quote, words)])
+    queue, begun = Queue(jobs), time.perf_counter()
     pool = pool_of(options, jobs)
     failures = failures_of(options)
     reads_failures = options.grid is None and _same(failures, options.params)
@@ -57,26 +57,24 @@ def run(words: Sequence[str]) -> int:
         screen.close()
         print(f"stopping: {pool.fate_of_runs}", file=sys.stderr)
         pool.stop()
-        print(summary(queue, time.perf_counter() - started))
+        print(summary(queue, time.perf_counter() - begun))
         print(f"{queue.left} of {len(jobs)} jobs are left. Go on:  {again}")
         raise
     finally:
         screen.close()
         pool.stop()
-    print(summary(queue, time.perf_counter() - started))
+    print(summary(queue, time.perf_counter() - begun))
     if queue.failed or failures.exists():
         write_failures(failures, queue, [] if reads_failures else others_in(failures, queue))
     if queue.failed:
         print(f"{len(queue.failed)} of {len(jobs)} jobs failed ({failures} says why). Retry them:  {again}")
         return command_line.FAILED
-    print(
-        f"look at them:  {ui_command()} ({WHERE})      as a table:  {as_started('python mlruns_parser.py')}"
-    )
+    print(f"look at them:  {ui_command()} ({WHERE})      as a table:  {started('parse')}")
     return 0
 
 
 def flags() -> command_line.OneLineParser:
-    summary, _, details = (__doc__ or "").partition("\n")
+    summary, _, details = as_started(__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip("\n"))
     what = parser.add_argument_group("what is run")
     what.add_argument("--grid", metavar="FILE", help="a YAML or Python grid (default: the lines of --params)")
@@ -206,7 +204,7 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
     if options.grid is not None:
         return runs_in(options.grid)
     path = Path(options.params)
-    make_it = "Make it: python array_param_file.py"
+    make_it = f"Make it: {started('grid')}"
     if not path.is_file():
         raise FileNotFoundError(f"--params: expected a file of lines, and there is no file {path}. {make_it}")
     found = []
@@ -239,7 +237,7 @@ def run_of(line: str, where: str) -> Run:
     try:
         script, words = script_of(shlex.split(line))
         if script != RUN:
-            expected = f"expected 'python -u {RUN} --unlearn ...' and nothing before it"
+            expected = f"expected '{started('forget')} --unlearn ...' and nothing before it"
             raise ValueError(f"{expected}, got {line!r}. Correct the line")
         config = one_config(words, "line")
     except (ValueError, FileNotFoundError) as error:
@@ -410,6 +408,6 @@ def summary(queue: Queue, seconds: float) -> str:
     warned = sum(bool(outcome.warnings) for outcome in queue.outcomes.values())
     counts = f"{runs} runs: {finished} finished, {skipped} were before, {failed} failed"
     if warned:
-        counts += f"; {warned} with a warning (column `warning` of {as_started('python mlruns_parser.py')})"
+        counts += f"; {warned} with a warning (column `warning` of {started('parse')})"
     rate = f", {60 * finished / seconds:.1f} runs a minute" if finished else ""
     return f"{counts}; {seconds:.1f} s{rate}"

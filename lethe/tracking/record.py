@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.commands import named
 from lethe.tracking.artifact_place import artifact_folder
 from lethe.tracking.patience import StoreTrouble, environment, patiently
 from lethe.tracking.shown_uri import without_password
@@ -49,8 +50,8 @@ def read_record(run_id: str, artifact_root: Path | None = None) -> Record:
     """
     if not re.fullmatch(r"[0-9a-f]{32}", run_id):
         raise ValueError(
-            f"expected a run's id, 32 digits and letters from a to f, got {run_id!r}. mlruns_parser.py lists "
-            "them"
+            f"expected a run's id, 32 digits and letters from a to f, got {run_id!r}. "
+            f"{named('parse')} lists them"
         )
     uri = tracking_uri()
     file = database_of(uri)

@@ -6,8 +6,7 @@ from lethe_uniform.forget_entropy import forget_entropy
 from torch import nn
 from torch.nn import functional as F
 
-from lethe import ForgetData, ForgetRequest, forget, load_splits
-from lethe.evaluation import Outputs
+from lethe import ForgetData, ForgetRequest, Outputs, forget, load_splits
 
 
 def test_one_step_goes_towards_even_probabilities():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch.special import entr
 
-from lethe import register_metric
-from lethe.evaluation import ModelOutputs
+from lethe import ModelOutputs, register_metric
 
 
 @register_metric("forget_entropy", unit="nats", better="near the ideal's")

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe import ForgetData, copy_of, register_method
-from lethe.training import descend
-from lethe.unlearn.settings import Epochs, LearningRate
+from lethe import ForgetData, copy_of, descend, register_method
+from lethe.settings import Epochs, LearningRate
 
 
 @register_method("Uniform")
