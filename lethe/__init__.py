@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what _PLACES says, for type checkers, editors and the docum
     from lethe.experiment.run_config import PipelineConfig
     from lethe.models import ARCHITECTURES, Mask, apply_mask, lift_mask
     from lethe.models import register as register_architecture
+    from lethe.system.progress_place import silent
     from lethe.tracking.readers import READERS
     from lethe.tracking.readers import register as register_reader
     from lethe.tracking.stored_run import Point, StoredRun
@@ -80,6 +81,7 @@ __all__ = [
     "register_method",
     "register_metric",
     "register_reader",
+    "silent",
 ]
 
 # The module of each public name. `register_...` is `register` there.
@@ -122,6 +124,7 @@ _PLACES = {
     "register_method": "lethe.unlearn",
     "register_metric": "lethe.evaluation",
     "register_reader": "lethe.tracking.readers",
+    "silent": "lethe.system.progress_place",
 }
 _PACKAGES = ("data", "evaluation", "models", "settings", "training", "unlearn")
 

@@ -24,6 +24,7 @@ from lethe.system import needed_platform  # noqa: F401  # before anything asks f
 from lethe.system.garbage_collection import rare_collections
 from lethe.system.machine_limits import limit_met
 from lethe.system.process_ended import ProcessEnded
+from lethe.system.progress_place import progress_bar as progress_bar
 from lethe.termination import Terminated, heed_signals
 from lethe.tracking.shown_uri import without_password
 
@@ -277,13 +278,3 @@ def _by_flag(words: Sequence[str]) -> list[list[str]]:
         else:
             groups[-1].append(word)
     return [group for group in (*groups[1:], groups[0][:1]) if group]
-
-
-def progress_bar(steps: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    """Show a progress bar on stderr from the third second on."""
-    from tqdm import tqdm
-
-    from lethe.system.progress_place import bar_settings
-
-    bar: Iterable[Any] = tqdm(steps, desc=label, total=total, delay=2, leave=False, **bar_settings())
-    return bar

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lethe.data import ForgetRequest
+import lethe
+from lethe.data import ForgetRequest, ImageSet
+from lethe.system.progress_place import progress_bar
 from lethe.unlearn import ForgetData, copy_of, unlearn
 from tests.bars import (
     CLASS_1,
@@ -98,6 +100,27 @@ def test_progress_wraps_what_takes_long(model, splits):
 
     unlearn("SFT", model, ForgetData.of(splits, CLASS_1, progress=progress), sft_steps=5)
     assert seen.steps == 5
+
+
+def test_sets_that_were_made_one_by_one_are_numbered_one_after_the_other():
+    forget = ImageSet.of_tensors(torch.rand(2, 3), torch.tensor([1, 1]))
+    retain = ImageSet.of_tensors(torch.rand(3, 3), torch.tensor([0, 1, 0]))
+    data = ForgetData(forget, retain, forget.subset(torch.zeros(2, dtype=torch.bool)), 2)
+    assert data.train.indexes.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(data.train.images[:], torch.cat([forget.images, retain.images]))
+    assert replace(data, seed=2).retain.indexes.tolist() == [2, 3, 4]
+
+
+def test_an_image_that_is_forgotten_and_retained_is_refused(splits):
+    some = splits.train.subset(torch.arange(5))
+    with pytest.raises(ValueError, match="without a common image, got image 4 in both. Leave it out of one"):
+        ForgetData(some.subset(torch.tensor([1, 4])), some.subset(torch.tensor([0, 4])), some, 4)
+
+
+def test_progress_is_shown_unless_it_is_silenced(splits, capsys):
+    assert ForgetData.of(splits, CLASS_1).progress is progress_bar
+    assert list(lethe.silent(range(2), "steps")) == [0, 1]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_device_without_float64_is_refused():

@@ -149,7 +149,7 @@ class FakeJudge:
 
     def __init__(self, drops):
         self.drops, self.layer, self.asked = iter(drops), nn.Linear(10, 10), []
-        self.layer.size = 100
+        self.layer.size, self.is_blind = 100, False
 
     def rungs(self, scores, kappas):
         self.asked += kappas
@@ -171,17 +171,18 @@ def test_refinement_is_done_where_it_is_needed_and_only_gains_are_kept(before, a
         seen.append((kappa, number))
         return scores
 
-    choice = refined_where_needed(Choice(rung(2, 0.0, before), None), judge, refine)
+    choice = refined_where_needed(Choice(rung(2, 0.0, before), [], judge), refine)
     assert seen == [(5, number) for number in range(rounds)]  # at least 5 % of the layer
     assert (choice.rounds, choice.best.retain_drop) == (rounds, best)
 
 
 def test_what_is_missed_is_said():
-    assert Choice(rung(2, 3.0, 1.5), None).misses == (
+    judge = FakeJudge([])
+    assert Choice(rung(2, 3.0, 1.5), [], judge).misses == (
         "missed its targets on training or validation images: 3.00 % of the images to forget are still "
         "predicted right, 3.00 points above the target, and the other images lost 1.50 points"
     )
-    assert Choice(rung(2, 0.1, 0.3), None).misses == ""
+    assert Choice(rung(2, 0.1, 0.3), [], judge).misses == ""
 
 
 def test_the_rest_of_a_class_that_stays_is_judged_by_itself(identity):
@@ -192,6 +193,47 @@ def test_the_rest_of_a_class_that_stays_is_judged_by_itself(identity):
     assert (lost.forget_score, lost.retain_drop) == (0.0, 100.0)
     whole = replace(inputs, gone=inputs.images, images=NONE, retain=retain.without_classes((3,)))
     assert Judge(identity, whole, (3,)).rungs(order(3), [1])[0].retain_drop == 0.0
+
+
+def test_single_images_without_validation_images_of_each_class_are_compared_with_none(identity):
+    inputs = RequestInputs(NONE, one_hot(3, 4), one_hot(3, 4, 0), one_hot(3))  # none of class 4
+    choice = climbed(Judge(identity, inputs, ()), order(3))
+    assert len(inputs.by_kind()["unseen"]) == 0
+    assert choice.misses.endswith("so that nothing tells whether they are forgotten")
+
+
+def test_the_facts_are_of_the_mask_that_is_applied_also_after_refinement_by_hand(model, digits):
+    data = ForgetData.of(digits, ForgetRequest((3,)))
+    layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
+    result = unlearn("MIMU", model, data, gcn_steps=2, refine_steps=3)
+    judge = Judge(layer, inputs_of_request(model, layer, data), (3,))
+    masked = judge.rungs(-result.mask.keep.flatten().float(), [result.mask.kappa_count])[0]
+    assert result.facts["judged_forget_score"] == masked.forget_score
+    assert result.over_kappa.chosen == masked.point
+
+
+def test_few_retained_images_among_many_are_judged_by(model, digits, monkeypatch):
+    monkeypatch.setattr("lethe.unlearn.mimu.inputs.MOST_IMAGES", 20)
+    kept = torch.zeros(len(digits.train), dtype=torch.bool)
+    kept[-1] = True
+    nothing = digits.validation.subset(torch.zeros(len(digits.validation), dtype=torch.bool))
+    data = ForgetData(digits.train.subset(~kept), digits.train.subset(kept), nothing, 10)
+    layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
+    assert len(inputs_of_request(model, layer, data).retain) == 1
+
+
+def test_one_image_a_class_is_drawn_at_least(model, digits, monkeypatch):
+    monkeypatch.setattr("lethe.unlearn.mimu.inputs.MOST_IMAGES", 5)  # fewer than classes
+    layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
+    inputs = inputs_of_request(model, layer, ForgetData.of(digits, ForgetRequest((3,))))
+    assert (len(inputs.gone), len(inputs.retain)) == (1, 9)
+
+
+def test_a_layer_of_one_weight_has_one_mask():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2))
+    data = ForgetData.of_tensors(torch.rand(8, 1), torch.arange(8) % 2, torch.arange(8) % 2 == 0)
+    assert unlearn("MIMU", model, data, topk=1, gcn_steps=2).mask.kappa_count == 1
 
 
 def test_validation_images_of_the_forgotten_class_are_judged(model, digits):

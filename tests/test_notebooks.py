@@ -33,6 +33,7 @@ def outputs_of(notebook: dict) -> list[tuple[str, list[str]]]:
         (output["output_type"], "".join(output.get("text", ())).splitlines())
         for cell in notebook["cells"]
         for output in cell.get("outputs", ())
+        if output.get("name") != "stderr"  # a progress bar, on a slow machine
     ]
 
 

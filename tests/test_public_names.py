@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = """
 ADD_ONS ARCHITECTURES DATASETS METHODS METRICS READERS
 BaseConfig DiskCache ForgetData ForgetRequest ImageSet Mask Measured ModelOutputs Normalisation Outputs
-Pipeline PipelineConfig Point RawDataset Result Step StoredRun Unlearned __version__ apply_mask copy_of descend forget
-lift_mask load_mask load_splits measure
+Pipeline PipelineConfig Point RawDataset Result Step StoredRun Unlearned __version__
+apply_mask copy_of descend forget lift_mask load_mask load_splits measure
 register_add_on register_architecture register_dataset register_method register_metric register_reader
+silent
 """.split()
 
 

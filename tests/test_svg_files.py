@@ -237,6 +237,15 @@ def test_every_run_is_a_point_at_its_share_and_score_and_the_line_joins_the_mean
     )
 
 
+def test_the_chosen_mask_is_marked_with_its_own_scores():
+    points = [(1, 40.0, 99.0), (10, 3.0, 98.0), (30, 2.0, 90.0)]
+    picture = kappa_curve(points, (100.0, 99.0), title="t", size=100, chosen=(10, 0.5, 98.5))
+    assert "chosen: 10 weights" in "".join(picture.parts)
+    assert picture.alt.endswith("; chosen: 10, forget 0.5, retain 98.5.")
+    large = [part for part in picture.parts if part.startswith("<rect") and "fill-opacity" not in part]
+    assert len(large) == 2
+
+
 def test_one_kappa_is_drawn():
     assert "forget from 2 to 2" in kappa_curve([(5, 2.0, 90.0)], (99.0, 98.0), title="t", size=10).alt
 

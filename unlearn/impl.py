@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
@@ -32,7 +33,8 @@ from lethe.models import (
 )
 from lethe.registry import Entry, Registry
 from lethe.system.device import checked_device
-from lethe.training import Progress, generator_for, silent
+from lethe.system.progress_place import progress_bar
+from lethe.training import Progress, generator_for
 from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.unlearn.needs import IMAGES_WITH_LABELS, Need, check_images, checked_needs
 from lethe.unlearn.oracles import Oracles
@@ -51,13 +53,14 @@ class ForgetData:
     """The data of a method. There is no test set in it, so that no method can look.
 
     cache: tensors by a key that names everything they depend on. progress: `progress(steps, label)` wraps a
-    loop. on_epoch: `on_epoch(model, epoch)` is called with the intermediate models. whole: forget and retain
-    set together, if at hand. whole_validation: the validation images of every class, those that are forgotten
-    whole too, if at hand. ideal, oracles: the ideal model and those of other seeds, for methods that
-    declare that they need them. augment: augmentation of the images that a method trains on (see
-    `lethe.data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
-    rank by. group: the processes that call the method with the same data, and share its batches. The forget
-    or the retain set may be empty for a method that does not need it. Raises ValueError if both are, and for
+    loop, by default with a bar on stderr from the third second on; `lethe.silent` shows none. on_epoch:
+    `on_epoch(model, epoch)` is called with the intermediate models. whole: forget and retain set together, if
+    at hand. whole_validation: the validation images of every class, those that are forgotten whole too, if at
+    hand. ideal, oracles: the ideal model and those of other seeds, for methods that declare that they need
+    them. augment: augmentation of the images that a method trains on (see `lethe.data.augmentation`), by
+    `training_batches`; `images.batches` gives images unchanged, to measure or rank by. group: the processes
+    that call the method with the same data, and share its batches. The forget or the retain set may be empty
+    for a method that does not need it. Raises ValueError if both are, for sets that share an image, and for
     an augmentation that is unknown or does not fit the images.
     """
 
@@ -69,7 +72,7 @@ class ForgetData:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: MutableMapping[str, dict[str, Tensor]] = field(default_factory=dict)
     on_epoch: OnEpoch = unwatched
-    progress: Progress = silent
+    progress: Progress = progress_bar
     whole: ImageSet | None = None
     whole_validation: ImageSet | None = None
     ideal: Callable[[], nn.Module] | None = None
@@ -80,6 +83,8 @@ class ForgetData:
     def __post_init__(self) -> None:
         if not len(self.forget):  # then there have to be images to retain
             check_images(("retain",), self.forget, self.retain)
+        if self.whole is None:
+            object.__setattr__(self, "retain", _numbered_on(self.forget, self.retain))
         object.__setattr__(self, "device", torch.device(self.device))  # a name will do
         checked_device(self.device)
         kinds = augmentations(self.augment)
@@ -227,6 +232,25 @@ class ForgetData:
         return drawn(pixels, normalisation)
 
 
+def _numbered_on(forget: ImageSet, retain: ImageSet) -> ImageSet:
+    """Return the retain set with indexes of its own: sets that were made one by one both begin at 0.
+
+    Raises ValueError for sets of one dataset that share an image.
+    """
+    shared = forget.indexes[torch.isin(forget.indexes, retain.indexes.to(forget.indexes.device))]
+    if not len(shared):
+        return retain
+    both_from_zero = all(
+        torch.equal(images.indexes.cpu(), torch.arange(len(images))) for images in (forget, retain)
+    )
+    if not both_from_zero:
+        raise ValueError(
+            f"expected a forget and a retain set without a common image, got image {int(shared[0])} in both. "
+            "Leave it out of one"
+        )
+    return replace(retain, indexes=retain.indexes + len(forget))
+
+
 def _none_of(images: ImageSet) -> ImageSet:
     return images.subset(torch.zeros(len(images), dtype=torch.bool))
 
@@ -236,11 +260,12 @@ class OverKappa:
     """Masks of several sizes, judged on training and validation images.
 
     points: weights switched off, forget score and retain score (percent). initial: both scores without a
-    mask.
+    mask. chosen: the point of the chosen mask, which may have been refined.
     """
 
     points: list[tuple[int, float, float]]
     initial: tuple[float, float]
+    chosen: tuple[int, float, float]
 
 
 @dataclass(frozen=True)
@@ -391,14 +416,18 @@ def forget(model: nn.Module, data: ForgetData, method: str, **settings: Any) -> 
     model: maps normalised images to logits (N, classes or more), on the data's device; it stays as it is.
     data: what to forget and what to retain. method: a name of `METHODS`, or path/to/file.py:function.
     settings: its hyperparameters, as `lethe forget --unlearn METHOD --help` shows them; the others have their
-    defaults. Returns the unlearned model, a copy in eval mode, with its mask and history.
+    defaults. Returns the unlearned model, a copy in eval mode, with its mask and history. Warns of what the
+    method aimed at and missed.
 
     Raises ValueError for an unknown method or setting, a value out of range, a model that does not fit the
     data (see `check_model`), and a method that returns no model; FloatingPointError if the weights are not
     finite afterwards.
     """
     with named_as_arguments():
-        return unlearn(method, model, data, **settings)
+        result = unlearn(method, model, data, **settings)
+    if result.misses:
+        warnings.warn(f"{METHODS[method].name}: {result.misses}", stacklevel=2)
+    return result
 
 
 def _is_finite(model: nn.Module) -> bool:

@@ -49,6 +49,7 @@ from lethe.flag_error import FlagError
 from lethe.registry import Entry
 from lethe.report.run_warning import RunWarning, in_one_line
 from lethe.system.device import restored_random_state
+from lethe.system.progress_place import progress_bar
 from lethe.system.timed import timed
 from lethe.tracking.run import TrackedRun, tracked_run
 from lethe.tracking.store import check_store
@@ -57,7 +58,6 @@ from lethe.training import (
     Progress,
     check_writable,
     model_digest,
-    silent,
     warm_up,
 )
 from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, masked_layer, resolved, unlearn
@@ -103,14 +103,14 @@ class Pipeline:
     checked: the validated config. base: base models that several pipelines share; their `group` is that of
     the processes which compute the run together, each with a pipeline. judges: seeds of the oracles that the
     result is compared with, which no method may use (default: the config's own seed, that of the ideal
-    model).
+    model). progress: shows bars on stderr; `lethe.silent` shows none.
     """
 
     def __init__(
         self,
         config: PipelineConfig,
         *,
-        progress: Progress = silent,
+        progress: Progress = progress_bar,
         base: BaseModels | None = None,
         judges: Sequence[int] | None = None,
     ) -> None:

@@ -108,7 +108,7 @@ def _over_kappa(record: RunRecord) -> Picture | None:
         "A point is a mask; the worse of its scores on training and validation images.",
     )
     size = record.checked.layer_size
-    return kappa_curve(found.points, found.initial, title=title, size=size, note=note)
+    return kappa_curve(found.points, found.initial, title=title, size=size, note=note, chosen=found.chosen)
 
 
 def _histories(record: RunRecord) -> list[History]:

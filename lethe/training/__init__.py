@@ -1,5 +1,6 @@
 """The training loop, checkpoints, random streams and the cache."""
 
+from lethe.system.progress_place import silent
 from lethe.training.checkpoints import (
     Loaded,
     Metadata,
@@ -20,7 +21,7 @@ from lethe.training.checkpoints import (
     unsealed,
 )
 from lethe.training.disk_cache import Cache, DiskCache, Tensors, computed_once
-from lethe.training.loop import Progress, descend, fit, silent, warm_up
+from lethe.training.loop import Progress, descend, fit, warm_up
 from lethe.training.many import fit_many
 from lethe.training.recipe import Recipe
 from lethe.training.seeds import generator_for

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lethe.data import ImageSet, Normalisation
 from lethe.data.augmentation import augmentations
 from lethe.system.device import restored_random_state, seed_random_state
+from lethe.system.progress_place import silent
 from lethe.training.precision import Precision, deterministic, leaves_unused, precision_of
 from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.training.recipe import Recipe, divergence, optimizer_of, schedule_of
@@ -29,11 +30,6 @@ WATCHED = 20  # steps between two checks of the losses on an accelerator, each o
 SHOWN = 0.5  # seconds between two updates of the progress bar's text
 PART = 4096  # images
 AS_FLOATS = 2**28  # bytes; images that are not augmented are normalised in advance up to this size
-
-
-def silent(steps: Iterable[Any], label: str, total: int | None = None) -> Iterable[Any]:
-    """Show no progress: the default."""
-    return steps
 
 
 def fit(

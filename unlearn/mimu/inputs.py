@@ -71,11 +71,21 @@ class RequestInputs:
         """The retained images of the classes of which some images are forgotten."""
         return self.retain.of_classes(tuple(self.images.labels.unique().tolist()))
 
+    @property
+    def unseen_alike(self) -> LayerInputs:
+        """The validation images of the classes of `images`; none, unless each of them has some."""
+        classes = self.images.labels.unique()
+        found = self.unseen.of_classes(tuple(classes.tolist()))
+        return found if len(found.labels.unique()) == len(classes) else found.some(0)
+
     def by_kind(self) -> dict[str, LayerInputs]:
         """Return what refinement takes: of the validation images those that `images` are compared with."""
-        classes = tuple(self.images.labels.unique().tolist())
-        unseen = self.unseen.of_classes(classes)
-        return {"gone": self.gone, "images": self.images, "unseen": unseen, "retain": self.retain}
+        return {
+            "gone": self.gone,
+            "images": self.images,
+            "unseen": self.unseen_alike,
+            "retain": self.retain,
+        }
 
 
 def inputs_of(
@@ -100,11 +110,14 @@ def inputs_of_request(model: nn.Module, layer: MaskedLayer, data: ForgetData) ->
     """
     training, validation, indexes = _of_model(model, layer, data)
     is_forgotten = torch.isin(indexes, data.forget.indexes.to(indexes.device))
+    retain = training[~is_forgotten]
+    if not len(retain):  # so few that none of them was drawn
+        retain = inputs_of(layer, _drawn_by_class(data.retain, _most(layer), data), data.device)
     of_other_classes = data.forget.without_classes(*data.forget_classes)
     return RequestInputs(
         gone=training.of_classes(data.forget_classes),
         images=inputs_of(layer, of_other_classes, data.device),
-        retain=training[~is_forgotten],
+        retain=retain,
         unseen=validation,
     )
 
@@ -113,7 +126,7 @@ def _of_model(
     model: nn.Module, layer: MaskedLayer, data: ForgetData
 ) -> tuple[LayerInputs, LayerInputs, Tensor]:
     """Return the inputs of training and validation images, and the former's indexes."""
-    most = MOST_WITH_IMAGES if layer.needs_images else MOST_IMAGES
+    most = _most(layer)
     sets = {"training": data.train, "validation": data.every_validation}
 
     def compute() -> Tensors:
@@ -138,13 +151,17 @@ def _of_model(
     return training, validation, tensors["training.indexes"]
 
 
+def _most(layer: MaskedLayer) -> int:
+    return MOST_WITH_IMAGES if layer.needs_images else MOST_IMAGES
+
+
 def _drawn_by_class(images: ImageSet, most: int, data: ForgetData) -> ImageSet:
-    """Return at most `most` of the images, as many of each class as there are, in their order."""
+    """Return at most `most` of the images, as many of each class, in their order; one of each at least."""
     if len(images) <= most:
         return images
     generator = data.generator("MIMU", "inputs")
     order = torch.randperm(len(images), generator=generator)
     labels = images.labels.cpu()[order]
-    room = most // len(images.classes)
+    room = max(1, most // len(images.classes))
     rows = torch.cat([order[labels == label][:room] for label in images.classes])
     return images.subset(rows.sort().values.to(images.labels.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ MOST_ROUNDS, STEPS_A_ROUND = 3, 20  # of refinement
 FEWEST_REFINED = 0.05
 TRAINED_FOR = 0.1  # share of the layer's weights that the network learns to switch off
 
+BLIND = (
+    "no validation images of every class of the single images to forget, so that nothing tells whether they "
+    "are forgotten"
+)
+
 Refine = Callable[[Tensor, int, int], Tensor]
 
 
@@ -51,6 +56,10 @@ class Rung:
     scores: Tensor
 
     @property
+    def point(self) -> tuple[int, float, float]:
+        return self.kappa, self.forget_score, self.retain_score
+
+    @property
     def cost(self) -> float:
         return self.excess + POINTS_OF_DROP * self.retain_drop
 
@@ -61,16 +70,26 @@ class Rung:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen mask, those of the ladder, and the rounds of refinement that it took."""
+    """The chosen mask, those of the ladder, what judges them, and the rounds of refinement that it took."""
 
     best: Rung
-    over_kappa: OverKappa
+    rungs: Sequence[Rung]
+    judge: Judge
     rounds: int = 0
+
+    def with_scores(self, scores: Tensor) -> Choice:
+        """Return the choice of as many weights, but by other scores."""
+        (best,) = self.judge.rungs(scores, [self.best.kappa])
+        return replace(self, best=best)
 
     @property
     def told(self) -> dict[str, Any]:
         """What the method's result says of the choice."""
         return {"over_kappa": self.over_kappa, "misses": self.misses}
+
+    @property
+    def over_kappa(self) -> OverKappa:
+        return OverKappa([rung.point for rung in self.rungs], self.judge.initial, self.best.point)
 
     @property
     def facts(self) -> dict[str, int | float | str]:
@@ -92,9 +111,11 @@ class Choice:
             )
         if found.retain_drop > TOLERATED_DROP:
             missed.append(f"the other images lost {found.retain_drop:.2f} points")
-        if not missed:
-            return ""
-        return f"missed its targets on training or validation images: {', and '.join(missed)}"
+        said = [BLIND] if self.judge.is_blind else []
+        if missed:
+            both = ", and ".join(missed)
+            said.insert(0, f"missed its targets on training or validation images: {both}")
+        return "; ".join(said)
 
 
 def count_or_auto(kappa: int | float | str, size: int) -> int | None:
@@ -106,6 +127,7 @@ class Judge:
     """Judge masks of a request by predictions on training and on validation images."""
 
     def __init__(self, layer: MaskedLayer, inputs: RequestInputs, forget_classes: tuple[int, ...]) -> None:
+        """is_blind: single images are to be forgotten, and there is nothing to compare them with."""
         self.layer = layer
         unseen = inputs.unseen
         self.gone = [part for part in (inputs.gone, unseen.of_classes(forget_classes)) if len(part)]
@@ -117,7 +139,8 @@ class Judge:
         self.before = [self._scores(part, nothing)[0] for part in self.others]
         forget_before = [self._scores(part, nothing)[0] for part in self.gone + self.images]
         self.initial = (max(forget_before), min(self.before))
-        alike = unseen.of_classes(tuple(inputs.images.labels.unique().tolist()))
+        alike = inputs.unseen_alike
+        self.is_blind = bool(self.images) and not len(alike)
         # Without validation images it is their own score before, so that nothing has to be done.
         like = alike if len(alike) else inputs.images
         self.image_target = self._scores(like, nothing)[0] if len(like) else 0.0
@@ -174,24 +197,23 @@ def cheapest(rungs: Sequence[Rung]) -> Rung:
 def climbed(judge: Judge, scores: Tensor) -> Choice:
     """Return the cheapest mask of the ladder."""
     rungs = judge.rungs(scores, ladder(judge.layer.size))
-    points = [(rung.kappa, rung.forget_score, rung.retain_score) for rung in rungs]
-    return Choice(cheapest(rungs), OverKappa(points, judge.initial))
+    return Choice(cheapest(rungs), rungs, judge)
 
 
-def refined_where_needed(choice: Choice, judge: Judge, refine: Refine) -> Choice:
+def refined_where_needed(choice: Choice, refine: Refine) -> Choice:
     """Refine the scores of the chosen mask, round by round, until it meets its targets.
 
     A round's mask is chosen if it is cheaper. `refine(scores, kappa, round)` returns better scores for kappa
     weights: as many as the mask has, but at least FEWEST_REFINED of the layer.
     """
-    best, scores = choice.best, choice.best.scores
+    best, scores, judge = choice.best, choice.best.scores, choice.judge
     kappa = max(best.kappa, round(FEWEST_REFINED * judge.layer.size))
     rounds = 0
     while rounds < MOST_ROUNDS and not best.meets_targets:
         scores = refine(scores, kappa, rounds)
         best = cheapest([best, *judge.rungs(scores, [kappa])])
         rounds += 1
-    return Choice(best, choice.over_kappa, rounds)
+    return replace(choice, best=best, rounds=rounds)
 
 
 def chosen(
@@ -208,8 +230,7 @@ def chosen(
     """
     with timed(stages, "kappa"):
         inputs = inputs_of_request(model, layer, data)
-        judge = Judge(layer, inputs, data.forget_classes)
-        choice = climbed(judge, scores)
+        choice = climbed(Judge(layer, inputs, data.forget_classes), scores)
     by_kind = inputs.by_kind()
     lacks_unseen = len(by_kind["images"]) and not len(by_kind["unseen"])
     if settings is None or lacks_unseen:
@@ -229,4 +250,4 @@ def chosen(
         )
 
     with timed(stages, "refinement"):
-        return refined_where_needed(choice, judge, refine)
+        return refined_where_needed(choice, refine)

@@ -173,6 +173,8 @@ def mimu(
         scores = refined(
             scores, layer, data, drops, retain_weight, tau, steps=refine_steps, lr=refine_lr, batch=gcn_batch
         )
+        if choice is not None and refine_steps:
+            choice = choice.with_scores(scores)
         mask = Mask(layer.name, keep_largest_out(scores, drops, layer.shape))
         switched_off(student, mask)
     facts: dict[str, Any] = {"network_cached": int(network.cached)}

@@ -53,7 +53,7 @@ def refined(
     and on validation images of the same classes: their difference is the 1-Wasserstein distance between the
     two. Needs no test image.
     """
-    if steps < 1 or kappa == layer.size:
+    if steps < 1:
         return scores
     sets = {
         "gone": data.forget.of_classes(*data.forget_classes),
@@ -85,6 +85,8 @@ def refined_on(
     inputs: of `gone`, forgotten images of classes that go whole, and `images`, those of other classes, with
     `unseen`, validation images of the latter; of `retain`.
     """
+    if kappa == layer.size:  # nothing to choose
+        return scores
     given = {name: part for name, part in inputs.items() if len(part)}
     scores = scores.float()  # binary scores are ranks in float64
     spread = scores.std()
