@@ -113,7 +113,7 @@ def test_sets_that_were_made_one_by_one_are_numbered_one_after_the_other():
 
 def test_an_image_that_is_forgotten_and_retained_is_refused(splits):
     some = splits.train.subset(torch.arange(5))
-    with pytest.raises(ValueError, match="without a common image, got image 4 in both. Leave it out of one"):
+    with pytest.raises(ValueError, match=r"without a common image, got image \d+ in both"):
         ForgetData(some.subset(torch.tensor([1, 4])), some.subset(torch.tensor([0, 4])), some, 4)
 
 

@@ -164,6 +164,15 @@ def test_without_an_ideal_model_nothing_is_complete():
     assert forgetting(changed(run, forget_score=50.0))[0] == "bad"
 
 
+def test_a_few_images_that_are_still_predicted_right_are_hardly_any_more_without_an_ideal_model():
+    run = without_ideal(CLASS)
+    upper = exact_interval(0.0, run.images["forget"])[1]
+    hardly = "hardly predicts class 0 any more; whether that is complete is not known"
+
+    assert forgetting(changed(run, forget_score=0.9 * upper)) == ("open", hardly)
+    assert forgetting(changed(run, forget_score=1.1 * upper))[0] == "bad"
+
+
 def test_what_the_initial_model_never_knew_is_not_called_forgotten():
     nothing = changed(CLASS, "initial", **GONE)
 

@@ -150,8 +150,12 @@ def _whole_without_ideal(run: Measurements, value: float, found: Numbers, eviden
     """found: the unlearned model's score by image set, percent."""
     evidence += " Without an ideal model there is nothing to compare this with."
     make = run.command("ideal")
-    if any(found.values()):
+    if any(score > exact_interval(0.0, run.images[name])[1] for name, score in found.items()):
         return Finding("bad", _how_far(run, value, max(found.values())), evidence, make)
+    if any(found.values()):
+        claim = f"hardly predicts {run.what} any more; whether that is complete is not known"
+        why = "The scores are within the 95 % intervals of 0 %."
+        return Finding("open", claim, f"{evidence} {why}", make)
     if all(run.value("initial", f"{name}_score") == 0 for name in found):
         claim = f"never predicts {run.what}, nor does the initial model"
         why = (
