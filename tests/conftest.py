@@ -14,8 +14,11 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # on a busy machine an example takes any time
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items):

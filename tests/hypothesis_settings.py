@@ -1,6 +1,5 @@
-"""How hypothesis draws where an example has no time limit, or takes a while."""
+"""How hypothesis draws where an example takes a while. No example has a time limit: see conftest.py."""
 
 from hypothesis import settings
 
-UNTIMED = settings(deadline=None)
-FEW = settings(deadline=None, max_examples=25)
+FEW = settings(max_examples=25)

@@ -144,14 +144,14 @@ numbers = st.floats(-1e3, 1e3).map(lambda x: 0.0 if abs(x) < 1e-6 else x)
 pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(pairs, st.floats(0.01, 0.99))
 def test_opt_climbs_neither_objective(entries, beta):
     one = step(*map(list, zip(*entries, strict=True)), beta=beta)
     assert feasible(one.unlearn[0], one.retain[0], ADD_ONS["OPT"]()(one)[0])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(pairs, pairs, st.floats(0.01, 0.99), st.floats(0.0, 0.99))
 def test_focus_opt_climbs_neither_objective_at_any_step(first, second, beta, memory):
     size = min(len(first), len(second))
@@ -161,7 +161,7 @@ def test_focus_opt_climbs_neither_objective_at_any_step(first, second, beta, mem
         assert feasible(one.unlearn[0], one.retain[0], rule(one)[0])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(pairs, st.floats(0.05, 0.95))
 def test_opt_drops_no_more_than_it_must(entries, beta):
     """Against a loop that takes the most negative product away until the condition holds."""

@@ -25,7 +25,7 @@ from lethe.data.memory import memory_budget
 from lethe.training import Recipe, fit, generator_for
 
 ROOT = Path(__file__).parent.parent
-FEW = settings(deadline=None, max_examples=40)
+FEW = settings(max_examples=40)
 HALF = Normalisation((0.5,) * 3, (0.5,) * 3)
 
 

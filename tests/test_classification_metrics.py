@@ -15,7 +15,6 @@ from lethe.evaluation import Outputs, outputs_of
 from lethe.evaluation.classification import mean, percent
 from lethe.evaluation.entropies import cross_entropy, entropy, modified_entropy
 from tests.drawn_outputs import drawn, model_outputs
-from tests.hypothesis_settings import UNTIMED
 
 
 def outputs(probabilities, labels):
@@ -98,7 +97,6 @@ def test_the_mean_of_no_image_is_an_error():
         mean(torch.zeros(0))
 
 
-@UNTIMED
 @given(st.lists(st.booleans(), min_size=1))
 def test_scores_are_percentages(correct):
     assert percent(torch.tensor(correct)) == pytest.approx(100 * sum(correct) / len(correct))
@@ -134,7 +132,6 @@ def test_modified_entropy_keeps_its_digits_where_a_probability_rounds_to_one():
     assert got.item() == pytest.approx(100.0, rel=1e-12)
 
 
-@UNTIMED
 @given(logits_and_labels)
 def test_modified_entropy_is_its_definition_image_by_image(case):
     logits, labels = torch.tensor(case[0]), torch.tensor(case[1])
@@ -154,7 +151,6 @@ def test_modified_entropy_is_its_definition_image_by_image(case):
     )
 
 
-@UNTIMED
 @given(logits_and_labels, st.randoms(use_true_random=False))
 def test_modified_entropy_depends_on_the_image_alone(case, random):
     logits, labels = torch.tensor(case[0]), torch.tensor(case[1])

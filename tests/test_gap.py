@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from lethe.evaluation import METRICS, evaluate
 from lethe.evaluation.gap import mean_gap, ua_ra_ta_mia
 from tests.drawn_outputs import by_class, drawn, model_outputs
-from tests.hypothesis_settings import UNTIMED
 
 
 def known(monkeypatch_values, **changes):
@@ -67,7 +66,6 @@ def test_tow_takes_the_test_score_of_the_other_classes_where_a_whole_class_went(
     assert METRICS["tow"](model, ideal) == pytest.approx(1 - abs(ours - ideals) / 100) != 1
 
 
-@UNTIMED
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1))
 def test_the_mean_gap_is_symmetric_and_no_larger_than_the_largest(pairs):
     ours, ideals = zip(*pairs, strict=True)

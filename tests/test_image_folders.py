@@ -123,7 +123,7 @@ def test_below_32_it_is_the_median_itself():
     assert common_shape([header(20, 30), header(21, 30), header(22, 30)]) == (3, 21, 21)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 999), st.integers(1, 999)), min_size=1, max_size=9))
 def test_the_common_size_does_not_depend_on_the_order_and_is_at_most_224(sizes):
     headers = [header(*size) for size in sizes]

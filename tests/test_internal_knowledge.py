@@ -30,7 +30,7 @@ from lethe.models import Mask, apply_mask, build, switched_off
 from lethe.training import Recipe, fit, generator_for
 
 FORGOTTEN = 3
-FEW = settings(deadline=None, max_examples=50)
+FEW = settings(max_examples=50)
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def of_scikit_learn(members, non_members, target, **options):
 
 
 @pytest.mark.parametrize("kind", FEATURES)
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10**6))
 def test_the_decision_is_scikit_learns(kind, seed):
     members, non_members, target = sets(kind, seed)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import mlruns_parser
@@ -154,7 +154,6 @@ POINTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(POINTS, st.integers(1, 12))
 def test_sorted_on_disk_is_sorted_in_memory(points, at_once):
     points = [

@@ -29,7 +29,7 @@ from lethe.evaluation.forgetting_quality import DELTA, epsilons, of_rates, point
 from lethe.evaluation.klom import CAP, klom, klom_forget_p95, p95
 
 FLOORS = {10: (5.61, 7.92), 50: (0.89, 1.72), 100: (0.36, 0.67), 200: (0.15, 0.29)}  # mean / p95, METRICS
-FEW = settings(deadline=None, max_examples=30)
+FEW = settings(max_examples=30)
 
 
 def normal(models, images, *, mean=0.0, seed=0):

@@ -68,7 +68,7 @@ def test_every_model_is_the_one_that_is_trained_alone(arch, recipe, digits):
         assert [epoch["loss"] for epoch in other] == pytest.approx([epoch["loss"] for epoch in one], rel=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     count=st.integers(1, 4),
     images=st.integers(2, 40),

@@ -19,9 +19,8 @@ from lethe.evaluation.loss_threshold import auc, tpr_at_1_fpr
 from lethe.evaluation.membership import MINIMUM, Decision, Undecided, attacked, member_share, non_member_share
 from lethe.evaluation.model_outputs import DRAWS
 from tests.drawn_outputs import SVC_FAMILY, by_class, drawn, model_outputs
-from tests.hypothesis_settings import UNTIMED
 
-FEW = settings(deadline=None, max_examples=20)
+FEW = settings(max_examples=20)
 losses = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 7.0]), min_size=1, max_size=30).map(torch.tensor)
 
 
@@ -286,7 +285,6 @@ def test_auc_by_hand():
     assert auc(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([2.0, 4.0])) == pytest.approx(3.5 / 6)
 
 
-@UNTIMED
 @given(losses, losses)
 def test_auc_is_that_of_scikit_learn_and_the_complement_when_swapped(forget, test):
     members = [1] * len(forget) + [0] * len(test)
@@ -296,7 +294,6 @@ def test_auc_is_that_of_scikit_learn_and_the_complement_when_swapped(forget, tes
     assert auc(forget, test) + auc(test, forget) == pytest.approx(1, abs=1e-12)
 
 
-@UNTIMED
 @given(losses)
 def test_auc_of_identical_sets_is_one_half(some):
     assert auc(some, some) == pytest.approx(0.5, abs=1e-12)
@@ -327,7 +324,6 @@ def test_tpr_at_1_fpr_by_hand():
     assert tpr_at_1_fpr(torch.tensor([0.0, 1.5, 2.0, 50.0]), torch.arange(200.0)) == 0.5
 
 
-@UNTIMED
 @given(st.integers(0, 10**6), st.integers(100, 450))
 def test_tpr_at_1_fpr_is_that_of_scikit_learns_curve(seed, n):
     rng = np.random.default_rng(seed)

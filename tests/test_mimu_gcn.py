@@ -124,7 +124,7 @@ def test_the_maps_of_a_round_have_no_bias():
     assert shapes == rounds | {"logit.weight": (1, 32), "logit.bias": (1,)}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 1000))
 def test_permuted_neurons_permute_the_logits(m, n, seed):
     gcn = seeded(MaskingGCN, seed).double()

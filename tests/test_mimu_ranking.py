@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lethe.data import ImageSet, Normalisation
@@ -136,7 +136,6 @@ def test_the_set_difference_may_be_fewer_than_kappa_or_none():
     assert masked("set_difference", 6, topk=3) == [2]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 8), st.integers(1, 8), st.integers(0, 10_000))
 @example(3, 3, 1, 3, 0)  # shares that are equal, added in another order
 def test_binary_and_set_difference_are_their_definitions(classes, requests, topk, kappa, seed):

@@ -35,7 +35,7 @@ def test_soft_topk_sums_to_k(logits, k, tau, dtype, tolerance):
     assert mask.double().sum(-1).tolist() == pytest.approx([k] * 3, rel=tolerance, abs=tolerance)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=20), st.data())
 def test_soft_topk_orders_as_the_logits_do(values, data):
     q = torch.tensor(values, dtype=torch.float64)
@@ -110,7 +110,6 @@ def test_equal_scores_go_by_position():
     assert hard_topk(torch.zeros(2, 1000), 400).tolist() == [[1] * 400 + [0] * 600] * 2
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf]), min_size=1, max_size=12),
     st.data(),

@@ -108,7 +108,7 @@ def test_a_pickled_model_is_refused(older):
         load_checkpoint(older(mlp()), mlp())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.booleans())
 def test_an_older_checkpoint_truncated_anywhere_is_refused(tmp_path_factory, cut, zipped):
     file = tmp_path_factory.mktemp("cut") / OLDER
@@ -119,7 +119,7 @@ def test_an_older_checkpoint_truncated_anywhere_is_refused(tmp_path_factory, cut
         load_checkpoint(file, mlp())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=40))
 def test_a_pth_file_of_something_else_is_refused(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("junk") / OLDER

@@ -21,7 +21,7 @@ from lethe.tracking.readers.sqlite import left_unfinished
 from lethe.tracking.run_folder import metric_points, plain_mapping
 from tests.filled_stores import empty_place  # noqa: F401 (a fixture of every test here)
 
-MANY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GARBAGE = st.binary(max_size=40)
 DAMAGE = st.sampled_from(["remove", "truncate", "garbage", "dangling", "folder", "loop", "append"])
 
@@ -219,7 +219,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["a", "run_id", "end_time"]), VALUES), min_size=1, max_size=3))
 def test_what_is_read_without_a_yaml_parser_is_what_one_reads(lines):
     content = "".join(f"{key}: {value}\n" for key, value in lines).encode()
@@ -234,7 +234,6 @@ def test_mlflows_own_meta_yaml_needs_no_yaml_parser(file_store):
     )  # one name has quotes and a line end, another an ö
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_metric_file_is_points_or_one_value_error(content):
     try:

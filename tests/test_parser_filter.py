@@ -1,7 +1,7 @@
 """--filter, --since and --experiment; the truth about a filter is what MLflow's own search finds."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -162,7 +162,6 @@ def written(clause: Clause) -> str:
     return f"{clause.kind}s.`{clause.key}` {clause.comparator} {value}"
 
 
-@settings(deadline=None)
 @given(st.lists(CLAUSES, min_size=1, max_size=3))
 def test_what_is_written_is_what_is_read(clauses):
     assert parse_filter(" AND ".join(map(written, clauses))) == tuple(clauses)

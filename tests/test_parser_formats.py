@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -148,7 +148,6 @@ def test_json_lines_have_the_same_cells(store):
         assert all(table[name][row["run_id"]] == "" for name in table.columns if name not in row)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_any_cells_round_trip_in_every_format(rows):
     for write_rows, name in (
@@ -254,7 +253,6 @@ def test_other_texts_and_numbers_stay(text):
     assert defused(text) == text
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(TEXT, st.floats())))
 def test_no_cell_of_a_safe_table_begins_like_a_formula_unless_it_is_a_number(rows):
     write_spreadsheet_csv(Path("s.csv").resolve(), {"=name": "text", "number": "number"}, rows)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
@@ -15,7 +15,6 @@ from lethe.evaluation import METRICS, ModelOutputs, Outputs, evaluate
 from lethe.evaluation.prediction_distance import class_means, jensen_shannon
 
 LN2 = math.log(2)
-UNTIMED = settings(deadline=None)
 rows = (
     st.lists(st.floats(0, 1), min_size=3, max_size=3)
     .filter(lambda row: sum(row) > 1e-3)
@@ -42,7 +41,6 @@ def measured(name, ours, theirs, labels=(0, 1)):
 # The divergence
 
 
-@UNTIMED
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 1.0, 20.0]))
 def test_it_is_the_square_of_scipys_distance(seed, concentration):
     p, q = np.random.default_rng(seed).dirichlet([concentration] * 5, (2, 8))
@@ -50,7 +48,6 @@ def test_it_is_the_square_of_scipys_distance(seed, concentration):
     assert got == pytest.approx(jensenshannon(p, q, axis=1) ** 2, abs=1e-12)
 
 
-@UNTIMED
 @given(distributions)
 def test_it_is_symmetric_between_0_and_ln_2_and_0_for_the_same(pair):
     p, q = map(torch.tensor, pair)
@@ -122,7 +119,6 @@ def test_zrf_by_hand():
     )
 
 
-@UNTIMED
 @given(distributions, st.sampled_from(["fidelity", "js_divergence", "activation_distance", "zrf"]))
 def test_they_are_symmetric_and_in_their_range(pair, name):
     p, q = (np.maximum(r, 1e-12) for r in pair)

@@ -441,7 +441,7 @@ def test_deterministic_mode_lasts_as_long_as_the_training():
 # Augmentation
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 99), height=st.integers(4, 20), width=st.integers(4, 20))
 def test_cutout_is_a_square_of_the_mean_colour(seed, height, width):
     images = torch.full((3, 2, height, width), 200, dtype=torch.uint8)

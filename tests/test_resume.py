@@ -69,7 +69,7 @@ def trained(recipe, path=None, *, killed_at=None, every=0.0):
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(kills=st.lists(st.integers(0, 14), max_size=4))
 def test_killed_before_any_steps_it_ends_with_the_same_bits(kind, kills, tmp_path_factory):
     recipe, path = RECIPES[kind], tmp_path_factory.mktemp("state") / "model.state"

@@ -19,7 +19,7 @@ from lethe.models import ARCHITECTURES
 from lethe.training.recipe import FLAGS as RECIPE
 from lethe.unlearn import METHODS
 
-FEWER = settings(deadline=None, max_examples=8)
+FEWER = settings(max_examples=8)
 
 
 def is_number(text):

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from lethe.evaluation.over_images import auc_interval
+from lethe.evaluation.over_images import auc_interval, exact_interval
 from lethe.report.run_warning import RunWarning
 from lethe.report.verdict import Measurements, verdict
 
@@ -234,7 +234,6 @@ def test_without_an_attack_a_score_alone_is_not_enough():
     )
 
 
-@settings(deadline=None)
 @given(
     st.tuples(*[st.integers(0, 3)] * 4).map(
         lambda hits: [100 * k / n for k, n in zip(hits, (100, 40, 100, 40), strict=True)]
@@ -313,7 +312,6 @@ def test_what_says_nothing_is_as_if_it_had_not_been_run():
     )
 
 
-@settings(deadline=None)
 @given(st.tuples(*[st.integers(0, 100)] * 3))
 def test_a_per_example_attack_is_evidence_for_a_model_only_where_it_is_against_the_initial_one(found):
     run = PART
@@ -326,7 +324,6 @@ def test_a_per_example_attack_is_evidence_for_a_model_only_where_it_is_against_t
     assert mark == ("bad" if not after else "open" if before else "good")
 
 
-@settings(deadline=None)
 @given(st.tuples(*[st.floats(0, 1)] * 3))
 def test_a_loss_attack_is_evidence_for_a_model_only_where_it_is_against_the_initial_one(areas):
     run = PART
