@@ -22,7 +22,7 @@ SCRIPTS = {
     "audit": "audit.py",
     "seal": "seal.py",
 }
-UNBUFFERED = ("forget", "baseline", "ideal", "compare", "audit")  # started as python -u
+UNBUFFERED = ("forget", "baseline", "ideal", "compare", "audit", "seal")  # started as python -u
 COMMANDS = {script: name for name, script in SCRIPTS.items()}
 _LONGEST_FIRST = sorted(COMMANDS, key=len, reverse=True)
 _SCRIPT = re.compile(rf"(?:python (?:-u )?)?({'|'.join(map(re.escape, _LONGEST_FIRST))})")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
 from lethe.audits.verified_manifest import check_manifest
+from lethe.commands import started
 from lethe.system.foreign_files import read_foreign
 from lethe.system.temporary_files import replaced
 from lethe.tracking.manifest import MANIFEST, SIGNATURE
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 ALGORITHM = "Ed25519"
 PASSWORD = "LETHE_KEY_PASSWORD"  # environment variable: of an encrypted private key
-MAKE_ONE = "Make one: python -u seal.py --new_key FILE"
 
 
 def new_key(path: Path) -> Path:
@@ -71,11 +71,11 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: of its password
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: expected a private key of {ALGORITHM}, got another file ({reason}). {MAKE_ONE}; the "
+            f"{path}: expected a private key of {ALGORITHM}, got another file ({reason}). {_make_one()}; the "
             f"password of an encrypted key is read from {PASSWORD}"
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{path}: expected a private key of {ALGORITHM}, got another kind. {MAKE_ONE}")
+        raise ValueError(f"{path}: expected a private key of {ALGORITHM}, got another kind. {_make_one()}")
     return key
 
 
@@ -166,3 +166,7 @@ def _signatures(run: RecordedRun) -> list[dict[str, Any]]:
 
 def _hexadecimal(key: Ed25519PublicKey) -> str:
     return key.public_bytes_raw().hex()
+
+
+def _make_one() -> str:
+    return f"Make one: {started('seal')} --new_key FILE"

@@ -183,7 +183,9 @@ def verify(argv: Sequence[str]) -> int:
     parser.add_argument("--artifact_root", metavar="FOLDER", help=moved)
     trusted = "run a user's architecture, dataset or metric: the artifacts' copy, if its digest is right"
     parser.add_argument("--trust_code", action="store_true", help=trusted)
-    sealed = "the public key of who sealed the run with seal.py: checks the signature of the manifest"
+    sealed = (
+        f"the public key of who sealed the run with {named('seal')}: checks the signature of the manifest"
+    )
     parser.add_argument("--key", metavar="FILE", help=sealed)
     options = command_line.parsed(parser, argv)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe import command_line
+from lethe.commands import as_started, named
 from lethe.experiment.shared_flags import path_or_none
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Make a key, or sign a run."""
-    summary, _, details = (__doc__ or "").partition("\n")
+    summary, _, details = as_started(__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
-    run_id = "32 digits and letters; mlruns_parser.py lists them"
+    run_id = f"32 digits and letters; {named('parse')} lists them"
     parser.add_argument("run_id", metavar="RUN_ID", nargs="?", help=run_id)
     parser.add_argument("--key", metavar="FILE", help="your private key")
     parser.add_argument("--new_key", metavar="FILE", help="write a new private key, and FILE.pub, and end")
