@@ -135,11 +135,13 @@ def libsvm_steps(kept: dict[str, Any]) -> dict[str, Step]:
     """The same attacks by scikit-learn's classifier."""
     from unittest.mock import patch
 
-    from lethe.evaluation import evaluate, kernel_svm
+    from lethe.evaluation import evaluate
+    from lethe.evaluation.interior_point import NotSolved
+    from lethe.evaluation.kernel_svm import Trainer
 
     def step(name: str) -> Step:
         def run() -> None:
-            with patch.object(kernel_svm, "fit", side_effect=kernel_svm.NotSolved("libsvm is next")):
+            with patch.object(Trainer, "fit", side_effect=NotSolved("libsvm is next")):
                 evaluate(names=(name,), model=replace(kept["outputs"]))
 
         return run

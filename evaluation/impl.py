@@ -48,7 +48,7 @@ class MetricFacts:
         return (self.better_of_classes if whole else self.better_of_images) or self.better
 
 
-VERSION = 3  # part of the cache key: raise it when a metric changes its value for the same outputs
+VERSION = 4  # part of the cache key: raise it when a metric changes its value for the same outputs
 
 UNDECIDED = "undecided"  # shown for a metric that was measured without a result; begins its reason
 BAD_TEACHING = "Chundawat et al. 2023, arXiv:2205.08096"  # the source of several metrics

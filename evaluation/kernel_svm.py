@@ -1,183 +1,183 @@
-"""A support vector machine with a Gaussian kernel: interior-point method on a low-rank kernel matrix."""
+"""A support vector machine with a Gaussian kernel, exact, solved on groups of points."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-RESIDUAL = 1e-6  # largest diagonal element of K - G G^T
-FINE_RESIDUAL, LOW_RANK = 1e-10, 64  # up to a rank of 64
-GAP = 1e-8  # duality gap, relative to the objective
-MAX_STEPS = 80
+from lethe.evaluation.interior_point import NotSolved, minimum
+from lethe.evaluation.kernel_space import KernelSpace
+
+GAP = 1e-8  # duality gap of all points, relative to the objective
+PIECES = 8  # of a group that is divided
+FIRST_GAP = 1e-5  # of the first round's groups
+MAX_ROUNDS = 30
 
 
-class NotSolved(ArithmeticError):
-    """Raised if the steps do not converge."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KernelSVM:
-    """f(x) = sum_j w_j g_j(x) + b, with g(x) the coordinates of x in the span of the pivots' kernel
-    functions.
+    """f(x) = w^T g(x) + b, with g(x) the coordinates of x in a KernelSpace.
 
     slack: every offset in [b - slack, b + slack] is optimal; 0 if the optimum is unique.
     """
 
-    pivots: Tensor
-    factor: Tensor
     weights: Tensor
     offset: float
     slack: float
-    gamma: float
 
-    def decision(self, points: Tensor) -> Tensor:
-        """Return f of each point: (m, d) -> (m,), positive on side +1."""
-        kernel = _gaussian(self.pivots, points, self.gamma)
-        coordinates = torch.linalg.solve_triangular(self.factor, kernel, upper=False)
-        return self.weights @ coordinates + self.offset
+    def decision(self, coordinates: Tensor) -> Tensor:
+        """Return f of points whose coordinates are given: (m, r) -> (m,), positive on side +1."""
+        return coordinates @ self.weights + self.offset
 
 
-def fit(points: Tensor, sides: Tensor, bounds: Tensor, gamma: float) -> KernelSVM:
-    """Fit a soft-margin machine that separates points of side +1 from points of side -1.
+class Trainer:
+    """Trains soft-margin machines, each on some points of a space.
 
-        min_a  a^T Q a / 2 - sum_i a_i    0 <= a_i <= bounds_i,  sum_i sides_i a_i = 0
-        Q_ij = sides_i sides_j exp(-gamma |x_i - x_j|^2)
+        min_(w,b)  |w|^2 / 2 + cost sum_i max(0, 1 - s_i (w^T g_i + b))    i among the chosen rows
 
-    points (n, d), sides (n,) of +-1, bounds (n,) > 0 (C times the multiplicity of a point), all float64; at
-    least one point a side. If every multiplier is at a bound, the offset is the middle of the optimal
-    interval, as in libsvm.
+    sides s (n,): 1 or -1 of each point, float64.
 
-    K = G G^T to 1e-10, or 1e-6 beyond a rank of 64 (incomplete Cholesky with pivots); the rank r is about ten
-    for one feature and up to a few hundred for a vector of probabilities. A step of the interior-point method
-    costs O(n r^2); 15 to 45 steps converge, however much the sides overlap. The decision agrees with libsvm's
-    at tolerance 1e-6 to a few thousandths of the margin (libsvm's default tolerance is 1e-3).
-    Raises NotSolved. Source: Fine and Scheinberg 2001, JMLR 2:243-264.
+    Points of a group enter as their mean, which is exact for a group on one side of its margin: there the sum
+    of losses is linear. A group across its margin, whose mean hides losses, is divided, until the duality gap
+    of all points is small. Most points are far from their margin, so that a few hundred groups do.
     """
-    factor, rows = _incomplete_cholesky(points, gamma)
-    optimum = _interior_point(factor * sides[:, None], sides, bounds)
-    weights = factor.T @ (optimum.a * sides)
-    offset, slack = _offset(factor @ weights, optimum, sides, bounds)
-    return KernelSVM(points[rows], factor[rows], weights, offset, slack, gamma)
+
+    def __init__(self, space: KernelSpace, sides: Tensor, cost: float) -> None:
+        self.sides, self.cost = sides, cost
+        self.points = space.coordinates * sides[:, None]
+        self.groups = (2 * space.nearest + (sides > 0)).unique(return_inverse=True)[1]
+
+    def fit(self, rows: Tensor) -> KernelSVM:
+        """Train a machine on the points in rows (k,), at least one a side.
+
+        If every multiplier is at its bound, the offset is the middle of the optimal interval, as in libsvm.
+        Begins with the groups that the last machine took. Raises NotSolved.
+        """
+        points, sides = self.points[rows], self.sides[rows]
+        beyond = torch.zeros_like(sides)  # of each point its margin; negative with a loss
+        moved = torch.full_like(sides, math.inf)  # by the last round
+        gap = FIRST_GAP
+        for _ in range(MAX_ROUNDS):
+            known = _Groups(points, sides, self.groups[rows], self.cost)
+            found = _solved(known, beyond, moved, gap)
+            weights = found.a @ known.means
+            now = points @ weights + found.offset * sides - 1
+            losses, hidden = known.losses(now)
+            square, multipliers = float(weights @ weights), float(found.a.sum())
+            objective = 1 + abs(square / 2 - multipliers)
+            left = (square + self.cost * float(losses.sum()) - multipliers) / objective
+            if left < GAP:
+                return KernelSVM(weights, *_offset(known, found, weights))
+            self._divide(known.present[self.cost * hidden > GAP * objective / (2 * known.count)], weights)
+            beyond, moved = now, (now - beyond).abs()
+            gap = min(gap, max(GAP / 2, left / 1000))
+        raise NotSolved(f"no optimum after {MAX_ROUNDS} rounds")
+
+    def _divide(self, across: Tensor, weights: Tensor) -> None:
+        """Divide the groups `across` into PIECES of about as many points each, in the order of w^T g."""
+        count = int(self.groups.max()) + 1
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[across] = True
+        rows = chosen[self.groups].nonzero().flatten()
+        rows = rows[(self.points[rows] @ weights).argsort()]
+        rows = rows[self.groups[rows].argsort(stable=True)]
+        own = self.groups[rows]
+        size = torch.bincount(own, minlength=count)
+        place = torch.arange(len(rows)) - (size.cumsum(0) - size)[own]
+        pieces = PIECES * self.groups
+        pieces[rows] += PIECES * place // size[own]
+        self.groups = pieces.unique(return_inverse=True)[1]
 
 
-def _gaussian(one: Tensor, other: Tensor, gamma: float) -> Tensor:
-    return torch.exp(-gamma * torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist").square())
+class _Groups:
+    """The means, sides, sizes and bounds of groups of points.
+
+    present: the groups' own numbers; of_points (k,): the place of each point's group among them.
+    """
+
+    def __init__(self, points: Tensor, sides: Tensor, groups: Tensor, cost: float) -> None:
+        self.points, self.point_sides = points, sides
+        self.present, self.of_points = groups.unique(return_inverse=True)
+        self.count = len(self.present)
+        self.sizes = torch.bincount(self.of_points).double()
+        self.bounds = cost * self.sizes
+        total = torch.zeros(self.count, self.points.shape[1], dtype=torch.float64)
+        self.means = total.index_add_(0, self.of_points, self.points) / self.sizes[:, None]
+        self.sides = torch.zeros(self.count, dtype=torch.float64)
+        self.sides[self.of_points] = sides
+
+    def summed(self, values: Tensor) -> Tensor:
+        return torch.zeros(self.count, dtype=torch.float64).index_add_(0, self.of_points, values)
+
+    def ends(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest of its points' values for each group."""
+        none = torch.zeros(self.count, dtype=torch.float64)
+        return (
+            none.scatter_reduce(0, self.of_points, values, "amin", include_self=False),
+            none.scatter_reduce(0, self.of_points, values, "amax", include_self=False),
+        )
+
+    def losses(self, beyond: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses of each group's points, and how much of them their mean hides."""
+        of_points = self.summed((-beyond).clamp(min=0))
+        of_mean = (-self.summed(beyond)).clamp(min=0)
+        return of_points, of_points - of_mean
 
 
-def _incomplete_cholesky(points: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Return G (n, r) and the pivots' rows; G is lower triangular in these rows."""
-    left = torch.ones(len(points), dtype=torch.float64)
-    columns = torch.zeros(16, len(points), dtype=torch.float64)
-    rows: list[int] = []
-    while float(left.max()) > (FINE_RESIDUAL if len(rows) < LOW_RANK else RESIDUAL):
-        rank, row = len(rows), int(left.argmax())
-        if rank == len(columns):
-            columns = torch.cat([columns, torch.zeros_like(columns)])
-        column = _gaussian(points, points[row : row + 1], gamma)[:, 0] - columns[:rank, row] @ columns[:rank]
-        columns[rank] = column / left[row].sqrt()
-        left = (left - columns[rank].square()).clamp(min=0)
-        left[row] = 0.0
-        rows.append(row)
-    return columns[: len(rows)].T.contiguous(), torch.tensor(rows)
-
-
-class _Point(NamedTuple):
-    """Multipliers a, room = bounds - a, the dual variables z of a >= 0 and w of a <= bounds; all positive."""
+@dataclass(frozen=True, eq=False)
+class _Multipliers:
+    """Of each group: its multiplier, and whether it is at 0 or at its bound; and the offset."""
 
     a: Tensor
-    room: Tensor
-    z: Tensor
-    w: Tensor
-
-    def moved(self, step: _Point, primal: float, dual: float) -> _Point:
-        """Take a step: of length `primal` in a and room, and of length `dual` in z and w."""
-        changes = zip(self, step, (primal, primal, dual, dual), strict=True)
-        return _Point(*(value + length * change for value, change, length in changes))
+    at_zero: Tensor
+    at_bound: Tensor
+    offset: float
 
 
-def _interior_point(v: Tensor, sides: Tensor, bounds: Tensor) -> _Point:
-    """Mehrotra's predictor-corrector method. v (n, r) is a factor of Q, b the multiplier of the equality."""
-    here, b = _Point(bounds / 2, bounds / 2, torch.ones_like(bounds), torch.ones_like(bounds)), 0.0
-    for _ in range(MAX_STEPS):
-        a, room, z, w = here
-        image = v.T @ a
-        gradient, uneven = v @ image - 1 + b * sides - z + w, float(sides @ a)
-        gap, objective = float(z @ a + w @ room), abs(float(image @ image / 2 - a.sum()))
-        feasible = float(gradient.abs().max()) < 1e-6 and abs(uneven) < 1e-8 * (1 + float(a.sum()))
-        if feasible and gap < GAP * (1 + objective):
-            return here
-        equations, zero = _Equations(v, z / a + w / room, sides), torch.zeros_like(a)
-        ahead, _ = _direction(equations, here, gradient, uneven, zero, zero)
-        reached = here.moved(ahead, *_lengths(here, ahead))
-        left = float(reached.z @ reached.a + reached.w @ reached.room) / gap
-        centred = left**3 * gap / (2 * len(a))
-        of_z, of_w = centred - ahead.a * ahead.z, centred - ahead.room * ahead.w
-        step, db = _direction(equations, here, gradient, uneven, of_z, of_w)
-        length = 0.99 * min(_lengths(here, step))
-        here, b = here.moved(step, length, length), b + length * db
-    raise NotSolved(f"no optimum after {MAX_STEPS} steps")
+def _solved(known: _Groups, beyond: Tensor, moved: Tensor, gap: float) -> _Multipliers:
+    """Solve for the groups that may be across their margin, and hold the others at 0 or their bound.
+
+    Those are held of which every point is farther from its margin than twice what it has moved. A group that
+    is held wrongly has a hidden loss in the next round.
+    """
+    at_zero = known.ends(beyond - 2 * moved)[0] > 0
+    at_bound = known.ends(beyond + 2 * moved)[1] < 0
+    try:
+        return _held(known, at_zero, at_bound, gap)
+    except NotSolved:  # what is held may leave no point for the others
+        nothing = torch.zeros_like(at_zero)
+        return _held(known, nothing, nothing.clone(), gap)
 
 
-def _direction(
-    equations: _Equations, here: _Point, gradient: Tensor, uneven: float, of_z: Tensor, of_w: Tensor
-) -> tuple[_Point, float]:
-    """Return the Newton step towards z a = of_z and w room = of_w, and the step of b."""
-    a, room, z, w = here
-    da, db = equations.solved(of_z / a - z - of_w / room + w - gradient, uneven)
-    return _Point(da, -da, of_z / a - z - z * da / a, of_w / room - w + w * da / room), db
+def _held(known: _Groups, at_zero: Tensor, at_bound: Tensor, gap: float) -> _Multipliers:
+    """Solve for the groups that are neither `at_zero` nor `at_bound`."""
+    a = torch.where(at_bound, known.bounds, 0.0)
+    free = ~(at_zero | at_bound)
+    bounds, sides = known.bounds[free], known.sides[free]
+    optimum = minimum(known.means[free], sides, bounds, a @ known.means, float(known.sides @ a), gap)
+    own, room, z, w = optimum.point
+    a[free] = own
+    # At the optimum a z = 0 and room w = 0. The relatively larger factor decides which one is 0.
+    at_zero[free], at_bound[free] = own / bounds < z, room / bounds < w
+    return _Multipliers(a, at_zero, at_bound, optimum.offset)
 
 
-def _lengths(here: _Point, step: _Point) -> tuple[float, float]:
-    """Return the largest step lengths <= 1 that keep a and room, and z and w, positive."""
-    primal = min(_reach(here.a, step.a), _reach(here.room, step.room))
-    return primal, min(_reach(here.z, step.z), _reach(here.w, step.w))
-
-
-class _Equations:
-    """(V V^T + diag(d)) da + sides db = right, sides^T da = -uneven, by Sherman, Morrison and Woodbury."""
-
-    def __init__(self, v: Tensor, diagonal: Tensor, sides: Tensor) -> None:
-        self.v, self.diagonal, self.sides = v, diagonal, sides
-        self.scaled = v / diagonal[:, None]
-        inner = torch.eye(v.shape[1], dtype=torch.float64) + v.T @ self.scaled
-        factor, failed = torch.linalg.cholesky_ex(inner)
-        if int(failed) or not bool(factor.isfinite().all()):
-            raise NotSolved("the Newton equations are singular")
-        self.factor = factor
-        self.of_sides = self._inverse(sides)
-
-    def _inverse(self, right: Tensor) -> Tensor:
-        inner = torch.cholesky_solve((self.v.T @ (right / self.diagonal))[:, None], self.factor)[:, 0]
-        return right / self.diagonal - self.scaled @ inner
-
-    def solved(self, right: Tensor, uneven: float) -> tuple[Tensor, float]:
-        alone = self._inverse(right)
-        db = (float(self.sides @ alone) + uneven) / float(self.sides @ self.of_sides)
-        return alone - db * self.of_sides, db
-
-
-def _reach(value: Tensor, step: Tensor) -> float:
-    """Return the largest t <= 1 with value + t step >= 0."""
-    down = step < 0
-    return min(1.0, float((-value[down] / step[down]).min())) if bool(down.any()) else 1.0
-
-
-def _offset(scores: Tensor, optimum: _Point, sides: Tensor, bounds: Tensor) -> tuple[float, float]:
+def _offset(known: _Groups, found: _Multipliers, weights: Tensor) -> tuple[float, float]:
     """Return b and its slack.
 
-    The mean over the points with 0 < a < bound; without one, the middle and half the width of the optimal
-    interval.
+    The mean over the groups with 0 < a < bound; without one, the middle and half the width of the optimal
+    interval, which the points end.
     """
-    wanted = sides - scores  # f = sides where a point is between its bounds
-    # Complementarity: at the optimum a z = 0 and room w = 0. The relatively larger factor decides which one
-    # is 0.
-    lower, upper = optimum.a / bounds < optimum.z, optimum.room / bounds < optimum.w
-    between = ~upper & ~lower
+    between = ~(found.at_zero | found.at_bound)
     if bool(between.any()):
+        wanted = known.sides - known.sides * (known.means @ weights)  # f = sides there
         return float(wanted[between].mean()), 0.0
+    sides = known.point_sides
+    wanted = sides - sides * (known.points @ weights)
+    lower, upper = found.at_zero[known.of_points], found.at_bound[known.of_points]
     at_least = wanted[(upper & (sides < 0)) | (lower & (sides > 0))]
     at_most = wanted[(upper & (sides > 0)) | (lower & (sides < 0))]
     if not len(at_least) or not len(at_most):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from lethe.evaluation import kernel_svm, logistic_regression
 from lethe.evaluation.entropies import entropy, modified_entropy
 from lethe.evaluation.impl import BAD_TEACHING, Undecided, register
+from lethe.evaluation.interior_point import NotSolved
+from lethe.evaluation.kernel_space import KernelSpace
 from lethe.evaluation.model_outputs import Attack, ModelOutputs, Outputs
 
 MINIMUM = 10
@@ -21,7 +23,8 @@ REGRESSION_TOLERANCE = 1e-4  # of scikit-learn's LogisticRegression, which other
 LARGEST_SPREAD = 25.0  # points between the draws of an attack; beyond it the attack is undecided
 SOURCE = "features: Song and Mittal 2021, arXiv:2003.10595; protocol: Jia et al. 2023, arXiv:2304.04934"
 
-Classify = Callable[[Tensor, Tensor, Tensor], "Decision"]
+Draws = Sequence[tuple[Tensor, Tensor]]  # rows of members and rows of non-members
+Classify = Callable[[Tensor, Tensor, Tensor, Draws], "list[Decision]"]
 
 
 class Decision(NamedTuple):
@@ -58,30 +61,47 @@ def svm_decision(members: Tensor, non_members: Tensor, target: Tensor) -> Decisi
 
         f(x) = sum_i a_i s_i exp(-|x - x_i|^2 / d) + b    s_i = 1 for a member, -1 for a non-member
 
-    Identical points enter once, weighted by their number. `kernel_svm` solves for a and b; libsvm does if it
-    does not converge. Where several b are optimal, the tolerance covers all of them. Raises ValueError as
-    non_member_share.
+    `kernel_svm` solves for a and b; libsvm does if it does not converge. Where several b are optimal, the
+    tolerance covers all of them. Raises ValueError as non_member_share.
     """
-    _check_sizes(len(members), len(non_members), len(target))
-    known = _columns(torch.cat([members.double(), non_members.double()]).cpu())
-    asked = _columns(target.double().cpu())
-    sides = torch.ones(len(known), 1, dtype=torch.float64)
-    sides[len(members) :] = -1.0
-    points, counts = torch.cat([known, sides], dim=1).unique(dim=0, return_counts=True)
-    features, sides, gamma = points[:, :-1].contiguous(), points[:, -1], 1 / known.shape[1]
-    try:
-        attack = kernel_svm.fit(features, sides, COST * counts.double(), gamma)
-        scores, slack = attack.decision(asked), attack.slack
-    except kernel_svm.NotSolved:
-        scores, slack = _by_libsvm(features, sides, counts, asked), 0.0
-    return Decision(scores.where(scores.abs() > TIE, 0.0), slack + TOLERANCE)
+    everything = (torch.arange(len(members)), torch.arange(len(non_members)))
+    return svm_decisions(members, non_members, target, [everything])[0]
 
 
-def _by_libsvm(points: Tensor, sides: Tensor, counts: Tensor, asked: Tensor) -> Tensor:
+def svm_decisions(members: Tensor, non_members: Tensor, target: Tensor, draws: Draws) -> list[Decision]:
+    """Return for each draw the `svm_decision` of targets by the members and non-members in its rows.
+
+    The draws share much work. Raises ValueError as non_member_share.
+    """
+    for chosen, others in draws:
+        _check_sizes(len(chosen), len(others), len(target))
+    of_members, of_others = (torch.cat(rows).unique() for rows in zip(*draws, strict=True))
+    known = torch.cat([members.cpu()[of_members].double(), non_members.cpu()[of_others].double()])
+    points, asked = _columns(known), _columns(target.double().cpu())
+    sides = torch.ones(len(points), dtype=torch.float64)
+    sides[len(of_members) :] = -1.0
+    space = KernelSpace.of(points, 1 / points.shape[1])
+    coordinates, trainer = space.coordinates_of(asked), kernel_svm.Trainer(space, sides, COST)
+    decisions = []
+    for chosen, others in draws:
+        in_others = len(of_members) + torch.searchsorted(of_others, others)
+        rows = torch.cat([torch.searchsorted(of_members, chosen), in_others])
+        try:
+            attack = trainer.fit(rows)
+            scores, slack = attack.decision(coordinates), attack.slack
+        except NotSolved:
+            scores, slack = _by_libsvm(points[rows], sides[rows], asked), 0.0
+        decisions.append(Decision(scores.where(scores.abs() > TIE, 0.0), slack + TOLERANCE))
+    return decisions
+
+
+def _by_libsvm(points: Tensor, sides: Tensor, asked: Tensor) -> Tensor:
+    """Return the decision values by scikit-learn. Identical points enter once, weighted by their number."""
     from sklearn.svm import SVC
 
+    sided, counts = torch.cat([points, sides[:, None]], dim=1).unique(dim=0, return_counts=True)
     attack = SVC(C=COST, kernel="rbf", gamma="auto", cache_size=1000, shrinking=False)
-    attack.fit(points.numpy(), sides.numpy(), sample_weight=counts.double().numpy())
+    attack.fit(sided[:, :-1].numpy(), sided[:, -1].numpy(), sample_weight=counts.double().numpy())
     return torch.from_numpy(attack.decision_function(asked.numpy()))
 
 
@@ -120,6 +140,13 @@ def regression_decision(members: Tensor, non_members: Tensor, target: Tensor) ->
     return Decision(line.at(target.double().cpu().reshape(-1)), REGRESSION_TOLERANCE)
 
 
+def regression_decisions(
+    members: Tensor, non_members: Tensor, target: Tensor, draws: Draws
+) -> list[Decision]:
+    """Return for each draw the `regression_decision` of targets. Raises ValueError as member_share."""
+    return [regression_decision(members[chosen], non_members[others], target) for chosen, others in draws]
+
+
 def _check_sizes(members: int, non_members: int, target: int) -> None:
     if min(members, non_members) < MINIMUM or not target:
         raise ValueError(
@@ -129,7 +156,7 @@ def _check_sizes(members: int, non_members: int, target: int) -> None:
 
 
 def attacked(
-    model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], classify: Classify = svm_decision
+    model: ModelOutputs, name: str, feature: Callable[[Outputs], Tensor], classify: Classify = svm_decisions
 ) -> float:
     """Return the percentage of forget called non-member, by one feature of each image.
 
@@ -150,9 +177,7 @@ def attacked(
 
 def _attack(model: ModelOutputs, feature: Callable[[Outputs], Tensor], classify: Classify) -> Attack:
     of_retain, of_test, of_forget = (feature(outputs) for outputs in (model.retain, model.test, model.forget))
-    drawn = [
-        classify(of_retain[members], of_test[non_members], of_forget) for members, non_members in model.draws
-    ]
+    drawn = classify(of_retain, of_test, of_forget, model.draws)
     lowest = min(called_non_member(scores + tolerance) for scores, tolerance in drawn)
     highest = max(called_non_member(scores - tolerance) for scores, tolerance in drawn)
     return Attack(drawn[0].scores, lowest, highest)
@@ -284,4 +309,4 @@ def mia_lr(model: ModelOutputs) -> float:
     Raises ValueError for fewer than 10 members or non-members, no forget image, or where the attack is
     undecided.
     """
-    return 100 - attacked(model, "mia_lr", lambda outputs: entropy(outputs.logits), regression_decision)
+    return 100 - attacked(model, "mia_lr", lambda outputs: entropy(outputs.logits), regression_decisions)

@@ -235,8 +235,8 @@ def test_an_attack_that_hangs_on_the_draw_is_undecided():
 def test_scores_within_the_tolerance_of_0_count_as_either():
     same = confident([0.9] * 20)
 
-    def tell(members, non_members, target):
-        return Decision(torch.tensor([-1.0] * 5 + [0.5, -0.5, 0.0] + [1.0] * 12), 0.6)
+    def tell(members, non_members, target, draws):
+        return [Decision(torch.tensor([-1.0] * 5 + [0.5, -0.5, 0.0] + [1.0] * 12), 0.6) for _ in draws]
 
     model = model_outputs(forget=same, retain=same, test=same)
     assert attacked(model, "toy", lambda o: o.losses, tell) == 30.0
