@@ -40,7 +40,7 @@ def run(command: str) -> str:
 
 def run_of_the_claim() -> str:
     runs = pd.read_csv("mlruns_parsed.csv")
-    return str(runs.run_id[runs.run_name == "MIMU class0 seed1 topk=50 kappa=0.1"].item())
+    return str(runs.run_id[runs.run_name == "MIMU class0 seed1"].item())
 
 
 @pytest.fixture(scope="module")
