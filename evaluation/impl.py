@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
@@ -123,6 +124,7 @@ def is_undecided(metric: str, reasons: Mapping[str, Missing]) -> bool:
     return metric in reasons and reasons[metric].undecided
 
 
+@cache
 def needs_of(metric: Function) -> tuple[str, ...]:
     """Return the names of a metric's inputs: its positional parameters.
 

@@ -55,7 +55,8 @@ def mlflow_ui(folder):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
-        "OMP_NUM_THREADS": "1"
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes, for evaluations of language models
+        "OMP_NUM_THREADS": "1",
     }
     with (folder / "ui.log").open("wb") as log:
         server = subprocess.Popen(

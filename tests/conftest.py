@@ -2,6 +2,8 @@
 stores and digits, made once.
 """
 
+import gc
+import logging
 import re
 import shutil
 import sqlite3
@@ -19,6 +21,8 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # on a busy machine an example takes any time
 settings.load_profile("untimed")
+logging.getLogger().addHandler(logging.NullHandler())  # nothing but a program's own handlers writes to stderr
+gc.disable()  # a fifth of the collection's time; see pytest_collection_finish
 
 
 def pytest_collection_modifyitems(items):
@@ -28,6 +32,13 @@ def pytest_collection_modifyitems(items):
         raise pytest.UsageError(f"expected `ids` of their own, got {unstable}. Give them to parametrize.")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)  # at the end, one worker would wait for the other
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look through it again and again."""
+    gc.freeze()
+    gc.set_threshold(10_000)  # as in a command of Lethe
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -55,17 +66,26 @@ class EmptyTables:
             self.made.backup(connection.driver_connection)
 
 
+def unsynchronised(connection, _):
+    """No test of this process outlives a power cut: a run's 42 commits do not wait for the disk."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.fixture(autouse=True)
-def tables_are_copied():
+def stores_are_quick():
     """Only where MLflow is imported already: importing it takes longer than the migrations."""
     mlflow_tables = sys.modules.get("mlflow.store.db.utils")
     if mlflow_tables and not isinstance(mlflow_tables._initialize_tables, EmptyTables):
+        from sqlalchemy import Engine, event
+
         from lethe.tracking import store_template
 
         if store_template.read_template() is None:
             store_template.main()
         template = store_template.read_template()
         mlflow_tables._initialize_tables = EmptyTables(mlflow_tables._initialize_tables, template)
+        event.listen(Engine, "connect", unsynchronised)
 
 
 @pytest.fixture

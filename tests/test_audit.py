@@ -4,13 +4,15 @@ they refuse.
 
 import csv
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from own_store import artifact, there  # noqa: F401 (every test runs in the module's folder)
+from own_store import artifact, store_in, there  # noqa: F401 (every test runs in the module's folder)
 
 import audit
 from lethe.audits import many_models
@@ -74,8 +76,18 @@ def audited(capsys, *argv):
     return run_of(printed.out), printed.out
 
 
-def test_klom_is_what_its_files_of_margins_say(capsys):
-    run, _ = audited(capsys, *KLOM, "--unlearn", "default")
+@pytest.fixture(scope="module")
+def klom_of_default(folder):
+    """The run of a KLoM audit, and what it printed; no test changes it."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", store_in(folder))
+        assert audit.main([*KLOM, "--unlearn", "default"]) == 0
+        return run_of(printed.getvalue()), printed.getvalue()
+
+
+def test_klom_is_what_its_files_of_margins_say(klom_of_default):
+    run, _ = klom_of_default
 
     unlearned, oracles = (
         torch.from_numpy(np.load(artifact(run, f"{side}_margins.npy"))) for side in ("unlearned", "oracle")
@@ -99,8 +111,8 @@ def test_the_other_direction_is_klom_with_the_sides_exchanged(capsys):
     assert run.data.metrics["klom_forget_p95"] != p95(klom(unlearned[:, :60], oracles[:, :60]))
 
 
-def test_n_and_the_floor_stand_beside_every_klom(capsys):
-    run, out = audited(capsys, *KLOM, "--unlearn", "default")
+def test_n_and_the_floor_stand_beside_every_klom(klom_of_default):
+    run, out = klom_of_default
 
     assert run.data.metrics["klom_models"] == 10
     assert (run.data.metrics["klom_floor_mean"], run.data.metrics["klom_floor_p95"]) == noise_floor(10)
@@ -170,8 +182,7 @@ def test_the_ideal_model_is_compared_with_oracles_of_other_seeds(capsys):
     assert floor / 2 < run.data.metrics["klom_forget_p95"]
 
 
-def test_the_models_of_an_audit_are_trained_once(capsys, monkeypatch):
-    audited(capsys, *KLOM, "--unlearn", "default")
+def test_the_models_of_an_audit_are_trained_once(klom_of_default, capsys, monkeypatch):
     monkeypatch.setattr(model_sets, "fit_many", lambda *_, **__: pytest.fail("something was trained again"))
 
     audited(capsys, *KLOM, "--unlearn", "default")
@@ -193,8 +204,8 @@ def test_what_all_models_will_take_is_said_before_more_than_a_pair_is_trained(ca
     )
 
 
-def test_margins_from_elsewhere_take_the_oracles_place(capsys):
-    first, _ = audited(capsys, *KLOM, "--unlearn", "default")
+def test_margins_from_elsewhere_take_the_oracles_place(klom_of_default, capsys):
+    first, _ = klom_of_default
     file = artifact(first, "oracle_margins.npy")
 
     again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle-margins", str(file))
@@ -211,9 +222,11 @@ def test_margins_from_elsewhere_take_the_oracles_place(capsys):
 
 
 @pytest.mark.parametrize("other", [["--split_seed", "1"], ["--forget_indexes", "others.txt"]])
-def test_margins_of_another_split_or_forget_set_are_refused(other, capsys, folder, monkeypatch):
+def test_margins_of_another_split_or_forget_set_are_refused(
+    other, klom_of_default, capsys, folder, monkeypatch
+):
     """Of as many images, which columns.csv beside the file names."""
-    first, _ = audited(capsys, *KLOM, "--unlearn", "default")
+    first, _ = klom_of_default
     (folder / "others.txt").write_text(
         "\n".join(map(str, load_splits("digits", ".").train.indexes[:60].tolist()))
     )
@@ -246,8 +259,8 @@ def test_a_table_of_columns_that_is_none_is_refused(content, message, capsys, fo
     assert message in capsys.readouterr().err
 
 
-def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(capsys, folder):
-    first, _ = audited(capsys, *KLOM, "--unlearn", "default")
+def test_margins_of_the_forget_set_alone_are_enough_for_its_klom(klom_of_default, capsys, folder):
+    first, _ = klom_of_default
     np.save(folder / "forget.npy", np.load(artifact(first, "oracle_margins.npy"))[:, :60])
 
     again, out = audited(capsys, *KLOM, "--unlearn", "default", "--oracle_margins", "forget.npy")

@@ -560,20 +560,25 @@ def page(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as driver:
+        yield driver
+
+
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
-def test_a_real_browser_shows_the_page_without_an_error_or_sideways_scrolling(page, width, dark):
-    with chromium() as browser:
-        resized(browser, width, dark=dark)
-        browser.get(page.as_uri())
-        assert errors_of(browser) == []
-        assert not browser.execute_script(
-            "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
-        )
-        asked = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
-        ink = browser.execute_script(
-            "return getComputedStyle(document.querySelector('svg [style*=\"fill: var(--ink)\"]')).fill"
-        )
-        assert asked == [] and ink == f"rgb{tuple(bytes.fromhex((DARK if dark else LIGHT)['ink'][1:]))}"
+def test_a_real_browser_shows_the_page_without_an_error_or_sideways_scrolling(browser, page, width, dark):
+    resized(browser, width, dark=dark)
+    browser.get(page.as_uri())
+    assert errors_of(browser) == []
+    assert not browser.execute_script(
+        "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    )
+    asked = browser.execute_script("return performance.getEntriesByType('resource').map(r => r.name)")
+    ink = browser.execute_script(
+        "return getComputedStyle(document.querySelector('svg [style*=\"fill: var(--ink)\"]')).fill"
+    )
+    assert asked == [] and ink == f"rgb{tuple(bytes.fromhex((DARK if dark else LIGHT)['ink'][1:]))}"
 
 
 CUT_TABLES = """
@@ -582,10 +587,9 @@ return boxes.filter(box => box.scrollWidth > box.clientWidth).length;
 """
 
 
-def test_tables_use_the_width_of_the_window(page):
-    with chromium() as browser:
-        resized(browser, 1920)
-        browser.get(page.as_uri())
-        assert browser.execute_script(CUT_TABLES) == 0
-        resized(browser, 600)
-        assert browser.execute_script(CUT_TABLES) > 0  # they scroll there
+def test_tables_use_the_width_of_the_window(browser, page):
+    resized(browser, 1920)
+    browser.get(page.as_uri())
+    assert browser.execute_script(CUT_TABLES) == 0
+    resized(browser, 600)
+    assert browser.execute_script(CUT_TABLES) > 0  # they scroll there

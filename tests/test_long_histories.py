@@ -44,13 +44,10 @@ def read(store) -> tuple[list[str], int]:
     gc.collect()
     gc.freeze()  # what there is before is not looked at, which would take long
     rows, most = [], 0
-    try:
-        for number, point in enumerate(store.points(runs)):
-            rows.append(repr(point))
-            if number % 10 == 0:
-                most = max(most, sum(type(each) is Point for each in gc.get_objects()))
-    finally:
-        gc.unfreeze()
+    for number, point in enumerate(store.points(runs)):
+        rows.append(repr(point))
+        if number % 10 == 0:
+            most = max(most, sum(type(each) is Point for each in gc.get_objects()))
     return rows, most
 
 

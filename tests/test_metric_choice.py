@@ -20,13 +20,15 @@ from lethe.experiment import measure as measurement
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.pipeline import Pipeline, PipelineConfig
 from lethe.sweeps.sweep import run_all
-from tests.own_store import there  # noqa: F401 (a fixture of every test here)
+from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of every test here)
 
 pytestmark = pytest.mark.slow
 
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
 OF_AUDITS = {entry.name for entry in METRICS if not OF_MANY.isdisjoint(needs_of(entry.function))}
-QUICK = PipelineConfig(unlearn="random_mask", settings={"kappa": 0.5}, base=BaseConfig(epochs=2))
+QUICK = PipelineConfig(
+    unlearn="random_mask", settings={"kappa": 0.5}, base=BaseConfig(epochs=2), report="skip"
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +149,16 @@ def test_only_what_is_asked_for_is_measured_and_written():
     assert result.undefined == {}
 
 
-def test_a_value_does_not_depend_on_what_else_is_asked_for():
-    everything, some = (
-        Pipeline(replace(QUICK, metrics=metrics)).run()
-        for metrics in (("all",), ("mia_auc", "probe_gap", "zrf"))
-    )
+@pytest.fixture(scope="module")
+def everything(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", store_in(folder))
+        return Pipeline(replace(QUICK, metrics=("all",))).run()
+
+
+def test_a_value_does_not_depend_on_what_else_is_asked_for(everything):
+    some = Pipeline(replace(QUICK, metrics=("mia_auc", "probe_gap", "zrf"))).run()
 
     assert some.metrics == {name: everything.metrics[name] for name in ("mia_auc", "probe_gap", "zrf")}
     undecided = {name for name in METRICS.names if is_undecided(name, everything.undefined)}
@@ -162,7 +169,8 @@ def test_a_value_does_not_depend_on_what_else_is_asked_for():
 
 def test_another_choice_is_another_setting_and_overwrites_nothing():
     pipelines = [
-        Pipeline(replace(QUICK, metrics=metrics)) for metrics in (("default",), ("mia",), ("mia", "zrf"))
+        Pipeline(replace(QUICK, metrics=metrics))
+        for metrics in (("forget_score",), ("mia_auc",), ("mia_auc", "zrf"))
     ]
     paths = {pipeline.run().json_path for pipeline in pipelines}
 
@@ -202,14 +210,15 @@ def test_everything_that_was_asked_for_is_shown(capsys):
     assert [line.split()[0] for line in lines[start + 2 : start + 4]] == ["zrf", "weight_distance"]
 
 
-@pytest.mark.parametrize("metrics", [("zrf",), ("all",)])
-def test_warnings_do_not_depend_on_the_choice(metrics):
-    def warnings(config):
+def test_warnings_do_not_depend_on_the_choice():
+    def warnings(metrics):
+        config = replace(QUICK, settings={"kappa": 0.999}, metrics=(metrics,))
         return [note for note in map(str, Pipeline(config).run().notes) if note.startswith("warning")]
 
-    destroyed = replace(QUICK, settings={"kappa": 0.999})
-    assert "destroyed the model: retain_score" in warnings(destroyed)[0]
-    assert warnings(replace(destroyed, metrics=metrics)) == warnings(destroyed)
+    said = warnings("default")
+    assert "destroyed the model: retain_score" in said[0]
+    assert warnings("zrf") == said
+    assert warnings("all") == said
 
 
 def test_intermediate_models_get_what_is_asked_for():
@@ -234,7 +243,14 @@ def test_with_intermediate_models_the_base_models_are_evaluated_once(monkeypatch
         "model_outputs",
         lambda model, *a, **k: seen.append(model) or model_outputs(model, *a, **k),
     )
-    config = PipelineConfig("FT", {"unlearn_epochs": 2}, BaseConfig(epochs=2), checkpoint_epochs=(1,))
+    config = PipelineConfig(
+        "FT",
+        {"unlearn_epochs": 2},
+        BaseConfig(epochs=2),
+        checkpoint_epochs=(1,),
+        metrics=("forget_score", "fidelity"),
+        report="skip",
+    )
     Pipeline(config).run()
 
     assert len(seen) == 4  # the initial and the ideal model, the one after epoch 1, the final one
@@ -287,7 +303,7 @@ def test_kept_values_are_added_to(monkeypatch):
 
 
 def test_several_seeds_are_summed_up(capsys):
-    words = "--unlearn random_mask --kappa 0.5 --epochs 2 --seed 1 2 3 --metrics default,js_divergence"
+    words = "--unlearn random_mask --kappa 0.5 --epochs 2 --seed 1 2 3 --metrics forget_score,js_divergence"
     assert mlflow_forget.main(words.split()) == 0
     out = capsys.readouterr().out.splitlines()
     start = next(n for n, line in enumerate(out) if line.startswith("random_mask class0 kappa=0.5: mean ±"))
@@ -298,7 +314,8 @@ def test_several_seeds_are_summed_up(capsys):
 
 
 def test_the_parent_run_has_the_values_of_all_seeds_and_gaps_seed_by_seed():
-    results = run_all([replace(QUICK, base=replace(QUICK.base, seed=seed)) for seed in (1, 2)])
+    some = replace(QUICK, metrics=("forget_score", "retain_score"))
+    results = run_all([replace(some, base=replace(some.base, seed=seed)) for seed in (1, 2)])
     store = MlflowClient()
     experiment = store.get_run(results[0].run_id).info.experiment_id
     parent = store.search_runs(
@@ -315,8 +332,7 @@ def test_the_parent_run_has_the_values_of_all_seeds_and_gaps_seed_by_seed():
     assert found["gap"]["mean"] == pytest.approx(sum(found["gap"]["values"]) / 2)
 
 
-def test_the_parser_has_the_choice_and_the_metrics():
-    Pipeline(replace(QUICK, metrics=("all",))).run()
+def test_the_parser_has_the_choice_and_the_metrics(everything):
     assert mlruns_parser.main(["--all"]) == 0
     with Path("mlruns_parsed.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("metrics") == "all"]

@@ -358,7 +358,8 @@ def test_a_run_names_the_command_that_makes_the_oracles_and_goes_on_after_it(tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     flags = ["--epochs", "1", "--class_to_replace", "4"]
-    command = ["--unlearn", "oracle_matching", *flags, "--oracle_count", "3"]
+    forget = ["--metrics", "forget_score", "--report", "skip", *flags]
+    command = ["--unlearn", "oracle_matching", *forget, "--oracle_count", "3"]
     assert mlflow_forget.main(command) == 2
     error = capsys.readouterr().err
     assert (
@@ -368,7 +369,7 @@ def test_a_run_names_the_command_that_makes_the_oracles_and_goes_on_after_it(tmp
     assert makes == ["--oracles", "4", *flags]
     assert main_ideal.main(makes) == 0
     assert mlflow_forget.main(command) == 0
-    assert mlflow_forget.main(["--unlearn", "load_an_oracle", *flags]) == 0
-    assert mlflow_forget.main(["--unlearn", "load_an_oracle", *flags, "--oracle_seed", "1"]) == 2
+    assert mlflow_forget.main(["--unlearn", "load_an_oracle", *forget]) == 0
+    assert mlflow_forget.main(["--unlearn", "load_an_oracle", *forget, "--oracle_seed", "1"]) == 2
     assert "got seed 1, which is one of the reference set (seeds 1)" in capsys.readouterr().err
-    assert mlflow_forget.main(["--unlearn", "dm_direct", *flags]) == 0
+    assert mlflow_forget.main(["--unlearn", "dm_direct", *forget]) == 0

@@ -1,7 +1,9 @@
 """audit.py verify and evaluate: a run is what its artifacts give, and what somebody changed is found."""
 
 import re
+import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -39,14 +41,43 @@ def verified(capsys, run):
     return code, printed.out + printed.err
 
 
-@pytest.fixture
-def job(folder):
-    return made(mlflow_forget.main, *RUN)
+@pytest.fixture(scope="module")
+def whole(folder):
+    """A run, a KLoM audit and the store that has both, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", store_in(folder))
+        job = made(mlflow_forget.main, *RUN)
+        klom = made(audit.main, "klom", "--models", "10", *JOB)
+    saved = sqlite3.connect(":memory:")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        store.backup(saved)
+    yield job, klom, saved
+    saved.close()
 
 
 @pytest.fixture
-def klom(folder):
-    return made(audit.main, "klom", "--models", "10", *JOB)
+def restored(whole, folder, tmp_path):
+    """A test may change the run and the audit: the next one finds them as they were made."""
+    job, klom, saved = whole
+    for run in (job, klom):
+        shutil.copytree(artifact(run), tmp_path / run.info.run_id)
+    yield job, klom
+    for run in (job, klom):
+        shutil.rmtree(artifact(run))
+        shutil.copytree(tmp_path / run.info.run_id, artifact(run))
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        saved.backup(store)
+
+
+@pytest.fixture
+def job(restored):
+    return restored[0]
+
+
+@pytest.fixture
+def klom(restored):
+    return restored[1]
 
 
 def test_a_run_of_a_method_is_what_its_artifacts_give(folder, capsys):
