@@ -3,6 +3,7 @@ objective.
 """
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -350,15 +351,15 @@ JOINT = {
 }
 
 
+@cache
+def weights(name, **flags):
+    data, model = tiny([0, 1, 4, 5, 9], size=14), tiny_model()
+    unlearned = unlearn(name, model, data, **{**FOUR_STEPS, "unlearn_epochs": 6}, **flags).model
+    return nn.utils.parameters_to_vector(unlearned.parameters())
+
+
 @pytest.mark.parametrize(("name", "method", "addon"), [(name, *pair) for name, pair in JOINT.items()])
 def test_a_joint_name_is_its_method_with_the_add_on_and_with_no_other(name, method, addon):
-    data, model = tiny([0, 1, 4, 5, 9], size=14), tiny_model()
-
-    def weights(called, **flags):
-        return nn.utils.parameters_to_vector(
-            unlearn(called, model, data, **{**FOUR_STEPS, "unlearn_epochs": 6}, **flags).model.parameters()
-        )
-
     same = [
         other for other in (None, *ADD_ONS.names) if torch.equal(weights(name), weights(method, addon=other))
     ]
