@@ -185,6 +185,7 @@ def command_in(text):
     return re.search(r"tr .*xargs.* sh -c", text)[0]
 
 
+@pytest.mark.slow
 def test_lines_with_quotes_run_under_xargs_as_documented(folder, monkeypatch):
     command = command_in((ROOT / "docs" / "sweeps.md").read_text())
     assert command_in(array_param_file.__doc__) == command

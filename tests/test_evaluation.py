@@ -104,6 +104,7 @@ def test_facts_are_frozen():
         MetricFacts().unit = "nats"  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_load_scikit_learn():
     code = """
 import lethe.evaluation, sys

@@ -63,6 +63,7 @@ def test_the_parts_are_all_of_the_default_metrics(monkeypatch):
     assert {*measured, *evaluation.ATTACKS} | left_out == {entry.name for entry in chosen([DEFAULT])}
 
 
+@pytest.mark.slow
 def test_it_runs_where_mlflow_is_not_installed():
     code = (
         "import sys; sys.modules['mlflow'] = None; from benchmarks import evaluation; "

@@ -18,7 +18,7 @@ NARROW = {
     "cnn": {"channels": (4, 8), "hidden": 8},
     "vit_tiny": {"depth": 1, "dim": 24, "heads": 2},
 }
-SHAPES = {"grey": (1, 8, 8), "colour": (3, 16, 16)}
+SHAPES = {"grey": (1, 8, 8), "colour": (3, 12, 12)}
 DEEPER = ("resnet34", "resnet50")  # resnet18 with more of the same
 MODELS = [
     (entry.name, kind)

@@ -126,6 +126,7 @@ def test_links_within_the_folder_are_followed(tmp_path):
     refused(tmp_path / "own", "the same file under two")  # it was followed: one picture is a cat and a dog
 
 
+@pytest.mark.slow
 def test_the_names_of_classes_are_utf8_whatever_the_locale(tmp_path):
     class_folders(tmp_path / "own", {"bär": 1, "café": 1})
     program = (

@@ -162,6 +162,7 @@ def test_impl_imports_nothing_that_registers(package):
     assert not {name for name in imported for module in registering if f"{name}.".startswith(f"{module}.")}
 
 
+@pytest.mark.slow
 def test_importing_a_package_registers_all_of_it():
     program = f"import sys, {', '.join(f'lethe.{name}' for name in WITH_A_REGISTRY)}; print(*sys.modules)"
     imported = subprocess.run(
@@ -234,6 +235,7 @@ for words in ("--help", "--unlearn MIMU --help", "--list"):
 """
 
 
+@pytest.mark.slow
 def test_help_needs_neither_mlflow_nor_torchvision(tmp_path):
     done = python_without(tmp_path, ("mlflow", "torchvision"), "-c", HELP)
     pages = done.stdout.split("\f")[:-1]
@@ -243,6 +245,7 @@ def test_help_needs_neither_mlflow_nor_torchvision(tmp_path):
     assert ["--gcn_steps" in page for page in pages] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_training_runs_where_mlflow_is_not_installed(tmp_path):
     done = python_without(tmp_path, ("mlflow",), str(ROOT / "main_baseline.py"), "--epochs", "1")
 
@@ -250,6 +253,7 @@ def test_training_runs_where_mlflow_is_not_installed(tmp_path):
     assert (tmp_path / "results/digits/1mlp_ep1.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "spins"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],

@@ -70,6 +70,7 @@ def test_what_the_machine_or_the_store_could_not_do_is_a_line(error, line, capsy
     assert err.startswith(f"error: {line}") and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error():
     """As `head -1`, which closes the pipe."""
     command = [sys.executable, str(ROOT / "mlflow_forget.py"), "--list"]

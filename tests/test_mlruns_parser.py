@@ -159,6 +159,7 @@ def test_a_run_without_a_name_has_the_one_of_its_tag(database, sqlite_store):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite_store", "file_store"])
 def test_neither_mlflow_nor_torch_is_imported(kind, request):
     store = request.getfixturevalue(kind)

@@ -246,6 +246,7 @@ def test_sqlalchemy_is_asked_as_it_is_installed():
     assert store_uri._decodes() == (make_url("sqlite:///%41").database == "A")
 
 
+@pytest.mark.slow
 def test_the_parser_does_not_import_sqlalchemy_to_know():
     program = (
         "import sys, lethe.tracking.store_uri as u; u.database_of('sqlite:///a.db'); "

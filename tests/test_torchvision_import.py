@@ -30,6 +30,7 @@ def libraries(monkeypatch):
     return defined
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_in_a_fresh_process_and_not_by_data():
     script = (
         "import sys, lethe.data; print('torchvision' in sys.modules); "

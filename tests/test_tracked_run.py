@@ -93,6 +93,7 @@ def test_an_error_is_logged_without_a_password():
     assert "secret" not in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/error.txt")
 
 
+@pytest.mark.slow
 def test_what_is_left_when_the_process_ends_is_killed_and_not_finished(folder):
     program = (
         "import lethe.tracking.run as run\n"
@@ -164,6 +165,7 @@ raise SystemExit(main([]))
 """
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_its_run_as_killed():
     """What the process writes then is an error, of a bar or of a line."""
     terminal, its_end = pty.openpty()
