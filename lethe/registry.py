@@ -252,9 +252,8 @@ class Registry(Generic[Facts]):
                 f"{self.kind} {name!r}: expected path/to/file.py:function, got the file alone. Name a "
                 "function of it"
             )
-        families = [shown for shown, _ in self._families.values()]
         known = self.names
-        raise ValueError(did_you_mean(self.kind, name, known, listed=[*known, *families]))
+        raise ValueError(did_you_mean(self.kind, name, known, listed=[*known, *self.families]))
 
     def _in_family(self, name: str) -> bool:
         prefix, colon, _ = name.partition(":")
@@ -273,6 +272,11 @@ class Registry(Generic[Facts]):
         if name.casefold() not in self._names and ":" not in name:
             self._load_plugins()
         return name.casefold() in self._names
+
+    @property
+    def families(self) -> list[str]:
+        """The families as messages show them: prefix:NAME."""
+        return [shown for shown, _ in self._families.values()]
 
     @property
     def names(self) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from mlflow.store.db import utils
@@ -160,7 +161,7 @@ def test_a_template_is_made_ahead_where_a_new_store_will_need_it(tmp_path, monke
     started = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command[-1]))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command[-1]) or Mock())
     for name in there:
         (tmp_path / name).touch()
     make_ahead()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lethe import command_line
 from lethe.commands import as_started, named
 from lethe.experiment import shared_flags
+from lethe.experiment.flag_sources import described_first
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from lethe.audits.verified import Verification
     from lethe.registry import Entry
     from lethe.tracking.record import Record
+
+    Parsed = tuple[argparse.Namespace, Entry[Any] | None, Entry[Any]]
 
 
 @command_line.command
@@ -51,6 +54,21 @@ def klom(argv: Sequence[str]) -> int:
 
     The initial models and the oracles have --seed and the N - 1 seeds after it; missing ones are trained.
     """
+    options, method, architecture = described_first(lambda: _klom_options(argv))
+
+    from lethe.audits.klom import KlomAudit, KlomConfig
+
+    config = KlomConfig(
+        **_common(options, method, architecture),
+        models=options.models,
+        oracle_margins=shared_flags.path_or_none(options.oracle_margins),
+        also=options.metrics,
+        klom_direction=options.klom_direction,
+    )
+    return _audited(KlomAudit(config, progress=command_line.progress_bar, notice=print))
+
+
+def _klom_options(argv: Sequence[str]) -> Parsed:
     parser, method, architecture = _parser(argv, klom)
     group = parser.add_argument_group("the audit")
     group.add_argument(
@@ -72,18 +90,9 @@ def klom(argv: Sequence[str]) -> int:
     )
     directions = ("unlearned_oracle", "oracle_unlearned")
     group.add_argument("--klom_direction", choices=directions, default=directions[0], help=direction)
-    options = _parsed(parser, argv, method)
-
-    from lethe.audits.klom import KlomAudit, KlomConfig
-
-    config = KlomConfig(
-        **_common(options, method, architecture),
-        models=options.models,
-        oracle_margins=shared_flags.path_or_none(options.oracle_margins),
-        also=options.metrics,
-        klom_direction=options.klom_direction,
-    )
-    return _audited(KlomAudit(config, progress=command_line.progress_bar, notice=print))
+    options = _parsed(parser, argv, method, architecture)
+    shared_flags.check_metric_names(options.metrics)
+    return options, method, architecture
 
 
 def ulira(argv: Sequence[str]) -> int:
@@ -92,6 +101,16 @@ def ulira(argv: Sequence[str]) -> int:
     Shadow models are trained on random halves of the training set; each unlearns its part of the forget
     images.
     """
+    options, method, architecture = described_first(lambda: _ulira_options(argv))
+
+    from lethe.audits.ulira import UliraAudit, UliraConfig
+
+    common = _common(options, method, architecture)
+    config = UliraConfig(**common, shadows=options.shadows, out=options.ulira_out)
+    return _audited(UliraAudit(config, progress=command_line.progress_bar, notice=print))
+
+
+def _ulira_options(argv: Sequence[str]) -> Parsed:
     parser, method, architecture = _parser(argv, ulira)
     group = parser.add_argument_group("the audit")
     shadows = "shadow models; every image is in half of them (default: %(default)s)"
@@ -101,13 +120,7 @@ def ulira(argv: Sequence[str]) -> int:
         "%(default)s)"
     )
     group.add_argument("--ulira_out", choices=("unlearned", "retrained"), default="unlearned", help=out)
-    options = _parsed(parser, argv, method)
-
-    from lethe.audits.ulira import UliraAudit, UliraConfig
-
-    common = _common(options, method, architecture)
-    config = UliraConfig(**common, shadows=options.shadows, out=options.ulira_out)
-    return _audited(UliraAudit(config, progress=command_line.progress_bar, notice=print))
+    return _parsed(parser, argv, method, architecture), method, architecture
 
 
 def _audited(audit: KlomAudit | UliraAudit) -> int:
@@ -123,6 +136,26 @@ def evaluate(argv: Sequence[str]) -> int:
     --arch names. The forget request is Lethe's: --forget_indexes with the positions in the published training
     part, or a class.
     """
+    options, architecture = described_first(lambda: _evaluate_options(argv))
+
+    from lethe.audits.foreign_models import ForeignConfig, ForeignModels
+
+    config = ForeignConfig(
+        Path(options.initial),
+        Path(options.unlearned),
+        shared_flags.base_config(options, architecture, options.seed),
+        shared_flags.path_or_none(options.ideal),
+        options.trained_on,
+        options.metrics,
+        options.experiment,
+    )
+    models = ForeignModels(config, progress=command_line.progress_bar)
+    print(f"to forget: {models.forgotten}")
+    print(measured_report(models.run()))
+    return 0
+
+
+def _evaluate_options(argv: Sequence[str]) -> tuple[argparse.Namespace, Entry[Any]]:
     architecture = shared_flags.architecture_named(argv)
     summary, _, details = as_started(evaluate.__doc__ or "").partition("\n")
     parser = command_line.OneLineParser(summary, details.strip())
@@ -147,22 +180,9 @@ def evaluate(argv: Sequence[str]) -> int:
     missing = [f"--{name}" for name in ("initial", "unlearned") if getattr(options, name) is None]
     if missing:
         raise ValueError(f"{' and '.join(missing)} missing. Name the model's file")
-
-    from lethe.audits.foreign_models import ForeignConfig, ForeignModels
-
-    config = ForeignConfig(
-        Path(options.initial),
-        Path(options.unlearned),
-        shared_flags.base_config(options, architecture, options.seed),
-        shared_flags.path_or_none(options.ideal),
-        options.trained_on,
-        options.metrics,
-        options.experiment,
-    )
-    models = ForeignModels(config, progress=command_line.progress_bar)
-    print(f"to forget: {models.forgotten}")
-    print(measured_report(models.run()))
-    return 0
+    shared_flags.check_shared_settings(options, architecture)
+    shared_flags.check_metric_names(options.metrics)
+    return options, architecture
 
 
 def verify(argv: Sequence[str]) -> int:
@@ -339,11 +359,16 @@ def _parser(
 
 
 def _parsed(
-    parser: command_line.OneLineParser, argv: Sequence[str], method: Entry[Any] | None
+    parser: command_line.OneLineParser,
+    argv: Sequence[str],
+    method: Entry[Any] | None,
+    architecture: Entry[Any],
 ) -> argparse.Namespace:
     options = command_line.parsed(parser, argv, method)
     if method is None:
         raise ValueError("--unlearn is missing. Name a method: " + ", ".join(shared_flags.method_names()))
+    shared_flags.settings_from(options, method)
+    shared_flags.check_shared_settings(options, architecture)
     return options
 
 

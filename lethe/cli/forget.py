@@ -21,6 +21,7 @@ from lethe import command_line
 from lethe.cli.list import main as list_registries
 from lethe.commands import started
 from lethe.experiment import run_flags
+from lethe.experiment.flag_sources import described_first
 from lethe.tracking.store_template import make_ahead
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags, run their configs, and print the results; with --list, print the registries."""
     if command_line.words_on(argv, ["list"]):
         return list_registries([])
-    options, method, architecture = options_of(argv)
+    options, method, architecture = described_first(lambda: options_of(argv))
     make_ahead()
     configs = run_flags.configs_from(options, method, architecture)
 

@@ -6,37 +6,53 @@ import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lethe.command_line import OneLineParser, parsed, progress_bar
 from lethe.commands import as_started
+from lethe.experiment.flag_sources import described_first
 from lethe.experiment.shared_flags import (
     add_shared_flags,
     add_signature_flags,
     architecture_named,
     base_config,
+    check_shared_settings,
 )
 
 if TYPE_CHECKING:
     from lethe.experiment.base_config import BaseConfig
     from lethe.experiment.base_models import BaseModels, Trained
     from lethe.experiment.model_sets import Kind
+    from lethe.registry import Entry
+
+
+Which = Literal["initial", "ideal"]
 
 
 @dataclass(frozen=True)
 class Training:
     """The initial or the ideal model of a config; or, with `sets`, as many models of each kind instead."""
 
-    which: Literal["initial", "ideal"]
+    which: Which
     base: BaseConfig
     sets: Mapping[Kind, int]
 
 
-def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["initial", "ideal"]) -> int:
+def train_base_model(argv: Sequence[str] | None, about: str, which: Which) -> int:
     """Load or train the model, or the set of models that a flag asks for, and print where it is.
 
     about: the text of --help.
     """
+    options, architecture, kinds = described_first(lambda: _options_of(argv, about, which))
+    sets = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
+    train(Training(which, base_config(options, architecture, options.seed), sets))
+    return 0
+
+
+def _options_of(
+    argv: Sequence[str] | None, about: str, which: Which
+) -> tuple[argparse.Namespace, Entry[Any], dict[str, Kind]]:
+    """Return the flags' values, the architecture, and the kind of models of each flag that asks for a set."""
     architecture = architecture_named(argv)
     summary, _, details = as_started(about).partition("\n")
     parser = OneLineParser(summary, details.strip())
@@ -44,10 +60,8 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Literal["ini
     add_signature_flags(parser, architecture, "architecture")
     kinds = _add_set_flags(parser, which)
     options = parsed(parser, argv)
-
-    sets = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
-    train(Training(which, base_config(options, architecture, options.seed), sets))
-    return 0
+    check_shared_settings(options, architecture)
+    return options, architecture, kinds
 
 
 def train(training: Training) -> None:
@@ -79,7 +93,7 @@ def _divergence_as_error() -> Iterator[None]:
         raise ValueError(str(error)) from error
 
 
-def _report(base: BaseModels, trained: Trained, which: Literal["initial", "ideal"]) -> str:
+def _report(base: BaseModels, trained: Trained, which: Which) -> str:
     """Return where a model is, and its scores."""
     from lethe.experiment.base_models import score_of
 
@@ -95,7 +109,7 @@ def _report(base: BaseModels, trained: Trained, which: Literal["initial", "ideal
     return f"{which} model{forgotten} {verb}: {trained.path}\n{how_good}"
 
 
-def _add_set_flags(parser: argparse.ArgumentParser, which: Literal["initial", "ideal"]) -> dict[str, Kind]:
+def _add_set_flags(parser: argparse.ArgumentParser, which: Which) -> dict[str, Kind]:
     """Add the flags of sets of models. Return the kind of set that each flag makes."""
     group = parser.add_argument_group("many models at once", "killed, it goes on where it stopped")
     if which == "initial":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lethe import command_line
 from lethe.commands import as_started
 from lethe.experiment import shared_flags
+from lethe.experiment.flag_sources import flag_sources
 from lethe.flag_words import Flags, text_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def options_of(
     if method is None:
         raise ValueError("--unlearn is missing. Name a method: " + ", ".join(shared_flags.method_names()))
     shared_flags.several_settings_from(options, method)
-    shared_flags.settings_from(options, architecture)
+    shared_flags.check_shared_settings(options, architecture)
+    shared_flags.check_metric_names(options.metrics)
     return options, method, architecture
 
 
@@ -78,12 +80,10 @@ def _names(actions: Iterable[argparse.Action]) -> set[str]:
 def flags(
     method: Entry[Any] | None, architecture: Entry[Any], about: str | None = None
 ) -> argparse.ArgumentParser:
-    from lethe.experiment import run_config
-
     summary, _, details = as_started(about or "").partition("\n")
     own = method.about if method else shared_flags.methods_listed()
     parser = command_line.OneLineParser(summary, f"{details.strip()}\n\n{own}")
-    group = shared_flags.add_config_flags(parser, run_config.FLAGS)
+    group = shared_flags.add_config_flags(parser, flag_sources().run)
     group.add_argument("--unlearn", metavar="METHOD", help="name, or path/to/file.py:function")
     group.add_argument(
         "--list",

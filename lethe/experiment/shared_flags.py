@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.command_line import MORE, OneLineParser, first_pass, words_on
+from lethe.experiment.flag_sources import flag_sources
 from lethe.flag_error import FlagError, errors_of
 from lethe.flag_words import text_of
 
@@ -43,14 +44,13 @@ GIVEN_UP = ("channels",)  # the other names that an architecture or a method may
 
 def add_shared_flags(parser: OneLineParser, *, several_seeds: bool = False) -> None:
     """Add the flags of the base models and of the forget request."""
-    from lethe.data import reading
-    from lethe.experiment import base_config
-    from lethe.training import recipe
-
+    sources = flag_sources()
     parser.first = FIRST
-    add_config_flags(parser, base_config.FLAGS, several=("seed",) if several_seeds else ())
-    add_signature_flags(parser, reading.FLAGS, f"{MORE}: images")
-    add_signature_flags(parser, recipe.FLAGS, f"{MORE}: training", default="as --arch and --dataset have it")
+    add_config_flags(parser, sources.base, several=("seed",) if several_seeds else ())
+    add_signature_flags(parser, sources.reading, f"{MORE}: images")
+    add_signature_flags(
+        parser, sources.recipe, f"{MORE}: training", default="as --arch and --dataset have it"
+    )
 
     request = parser.add_argument_group("what to forget")
     request.add_argument(
@@ -203,13 +203,11 @@ def request_from(options: argparse.Namespace) -> ForgetRequest:
 
 def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:
     """Return the architecture of that name, or the dataset's own. Raises ValueError for an unknown name."""
-    from lethe.data import DATASETS
-    from lethe.models import ARCHITECTURES
-
+    sources = flag_sources()
     with errors_of("dataset"):
-        default = DATASETS[dataset].facts.arch
+        default = sources.datasets[dataset].facts.arch
     with errors_of("arch"):
-        return ARCHITECTURES[arch or default]
+        return sources.architectures[arch or default]
 
 
 def architecture_named(argv: Sequence[str] | None) -> Entry[Any]:
@@ -219,25 +217,37 @@ def architecture_named(argv: Sequence[str] | None) -> Entry[Any]:
 
 def method_named(argv: Sequence[str] | None) -> Entry[Any] | None:
     """Return the method that the command line names, with the flags of the add-ons that it names."""
-    from lethe.unlearn import METHODS
-
     name = first_pass(argv, {"unlearn": None})["unlearn"]
     if name is None:
         return None
     with errors_of("unlearn"):
-        method = METHODS[name]
+        method = flag_sources().methods[name]
     return method.choosing(words_on(argv, method.choosers))
 
 
 def method_names() -> list[str]:
-    from lethe.unlearn import METHODS
-
-    return METHODS.names
+    return flag_sources().methods.names
 
 
 def methods_listed() -> str:
     """Return the methods' names in lines for the end of a help text."""
     return textwrap.fill(", ".join(method_names()), 100, initial_indent="methods: ", subsequent_indent="    ")
+
+
+def check_shared_settings(options: argparse.Namespace, architecture: Entry[Any]) -> None:
+    """Raise ValueError for a wrong value of a flag of the architecture, of the recipe or of the reading."""
+    sources = flag_sources()
+    for entry in (architecture, sources.recipe, sources.reading):
+        settings_from(options, entry)
+
+
+def check_metric_names(words: Sequence[str]) -> None:
+    """Raise ValueError for a name of no metric; `lethe.evaluation.chosen` checks the rest."""
+    metrics = flag_sources().metrics
+    for word in words:
+        if word.casefold() not in ("all", "default"):
+            with errors_of("metrics"):
+                _ = metrics[word]
 
 
 def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:

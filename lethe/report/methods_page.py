@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lethe.commands import started
 from lethe.registry import Entry, first_paragraph
 from lethe.report.markdown import (
     bullets,
@@ -91,8 +90,7 @@ def listing(methods: Iterable[Entry[Any]], add_ons: Iterable[Entry[Any]]) -> str
         wrapped_table(["method", "also", "add-ons", "what it does"], rows),
         wrapped_table(["add-on", "what it does"], rules),
     ]
-    one = f"one method with its flags:  {started('forget')} --unlearn NAME --help"
-    return "\n\n".join([*tables, f"{one}      all of them: docs/methods.md"])
+    return "\n\n".join(tables)
 
 
 def page(

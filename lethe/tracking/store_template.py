@@ -10,7 +10,6 @@ no experiment, no path and no name.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import sqlite3
@@ -23,17 +22,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lethe.checkout import ROOT
-from lethe.system.foreign_files import MB, read_foreign
-from lethe.system.temporary_files import replaced
+from lethe.system.kept_files import keep, read_kept, throw_away
 from lethe.system.user_cache import cache_folder
 from lethe.tracking.store_file import disconnect
 from lethe.tracking.store_uri import database_of, sqlite_uri, tracking_uri
 
-LARGEST = 64 * MB
-DIGEST = hashlib.sha256().digest_size  # bytes before the database
 LONGEST_WAIT = 60.0  # seconds for another process that makes the template
-
-_started: list[subprocess.Popen[bytes]] = []  # kept: one that is collected while it runs is a ResourceWarning
 
 
 def template_file() -> Path | None:
@@ -54,15 +48,14 @@ def make_ahead() -> None:
         return
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with contextlib.suppress(OSError):  # no more processes: then `new_store` makes it
-        _started.append(
-            subprocess.Popen(
-                [sys.executable, "-P", "-m", "lethe.tracking.store_template"],
-                env=os.environ | {"PYTHONPATH": path},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lethe.tracking.store_template"],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
+        process.returncode = 0  # nobody waits for it, and Popen would warn of that
 
 
 def new_store(database: Path) -> None:
@@ -78,19 +71,7 @@ def new_store(database: Path) -> None:
 def read_template() -> bytes | None:
     """Return the template, a sqlite file; None if there is none. A damaged one is removed."""
     file = template_file()
-    if file is None:
-        return None
-    try:
-        stored = read_foreign(file, most=LARGEST)
-    except FileNotFoundError:
-        return None
-    except ValueError:  # not a file of that size that can be read
-        stored = b""
-    content = stored[DIGEST:]
-    if stored[:DIGEST] == hashlib.sha256(content).digest():
-        return content
-    _throw_away()
-    return None
+    return None if file is None else read_kept(file)
 
 
 def keep_template(database: Path) -> None:
@@ -99,10 +80,7 @@ def keep_template(database: Path) -> None:
     if file is None:
         return
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:
-        content = _emptied(database, Path(folder) / "store.db")
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with replaced(file) as partial:
-            partial.write_bytes(hashlib.sha256(content).digest() + content)
+        keep(file, _emptied(database, Path(folder) / "store.db"))
 
 
 def _emptied(database: Path, copy: Path) -> bytes:
@@ -126,7 +104,8 @@ def _is_copied(content: bytes, database: Path) -> bool:
     except (MlflowException, SQLAlchemyError):  # of a version whose migrations changed under the same name
         disconnect(database.resolve())
         database.unlink()
-        _throw_away()
+        if (file := template_file()) is not None:
+            throw_away(file)
         return False
     return True
 
@@ -137,13 +116,6 @@ def _open(database: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(sqlite_uri(database), DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-
-
-def _throw_away() -> None:
-    file = template_file()
-    if file is not None:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 @contextmanager
