@@ -7,6 +7,7 @@
     lethe run        run a grid, or such a file, on several workers
     lethe parse      write all runs of a store into a table
     lethe compare    write a report that compares the runs of a store
+    lethe tune       search a method's hyperparameters
     lethe audit      audit a method by many models, two models, or a finished run
     lethe seal       sign a finished run with a key of your own
     lethe list       print every method, add-on and metric
@@ -22,7 +23,7 @@ from importlib import import_module
 
 from lethe import command_line
 
-COMMANDS = ("forget", "baseline", "ideal", "grid", "run", "parse", "compare", "audit", "seal", "list")
+COMMANDS = ("forget", "baseline", "ideal", "grid", "run", "parse", "compare", "tune", "audit", "seal", "list")
 
 
 @command_line.command

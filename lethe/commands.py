@@ -21,6 +21,7 @@ SCRIPTS = {
     "compare": "compare.py",
     "audit": "audit.py",
     "seal": "seal.py",
+    "tune": "tune.py",
 }
 UNBUFFERED = ("forget", "baseline", "ideal", "compare", "audit", "seal")  # started as python -u
 COMMANDS = {script: name for name, script in SCRIPTS.items()}

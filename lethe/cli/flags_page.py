@@ -33,6 +33,7 @@ COMMANDS = (
     ("audit", ("ulira",)),
     ("audit", ("evaluate",)),
     ("audit", ("verify",)),
+    ("tune", ()),
     ("seal", ()),
 )
 HEAD = f"""# Flags

@@ -1,0 +1,1 @@
+"""Search a method's hyperparameters on tuning seeds and validation images."""
