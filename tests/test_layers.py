@@ -15,6 +15,7 @@ LETHE = ROOT / "lethe"
 # From left to right: a package or module never imports one to its left, nor one between the same two arrows.
 ARROWS = (
     ("cli", "settings"),
+    ("tuning",),
     ("sweeps", "audits"),
     ("experiment",),
     ("command_line",),

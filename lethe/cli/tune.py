@@ -19,8 +19,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
-from lethe.commands import as_started
 from lethe.experiment import shared_flags
+from lethe.flag_words import command
 
 if TYPE_CHECKING:
     from lethe.experiment.run_config import PipelineConfig
@@ -132,8 +132,8 @@ def _print_best(config: TuneConfig, tuned: Tuned) -> None:
     print(text_table(["best trial", *names], rows))
     for name, share in tuned.importances.items():
         print(f"importance of {name}: {share:.2f}")
-    script = as_started("python -u mlflow_forget.py")
-    print(f"\nthe best settings: {tuned.best_file}      use them:  {script} --config {tuned.best_file}")
+    use = command("forget", {"config": [str(tuned.best_file)]})
+    print(f"\nthe best settings: {tuned.best_file}      use them:  {use}")
 
 
 def _shown(value: object) -> str:

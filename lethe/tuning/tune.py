@@ -13,7 +13,7 @@ from typing import Any
 from lethe.evaluation import names_in
 from lethe.experiment.run_config import PipelineConfig, flags_of
 from lethe.flag_error import FlagError
-from lethe.flag_words import text_of
+from lethe.flag_words import command, text_of
 from lethe.report.svg_file import svg_file
 from lethe.report.tuning_page import Point, SearchFacts, tuning_page, tuning_pictures
 from lethe.tracking.run import TrackedRun, tracked_run
@@ -262,7 +262,7 @@ def best_yml(best: PipelineConfig, config: TuneConfig, tuned: Tuned) -> str:
         f"trial {trial.number} of {len(tuned.tried)}: {losses}; {seconds:.1f} s of unlearning in all",
         *tuned.notes,
         *(f"warning: {one}" for one in tuned.warnings),
-        f"found by lethe {__version__}: python -u tune.py --unlearn {best.unlearn} --trials {config.trials}",
+        f"found by lethe {__version__}: {command_of(config)}",
     ]
     lines = [f"# {' '.join(comment.split())}" for comment in comments]
     return "\n".join([*lines, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)])
@@ -329,15 +329,16 @@ def facts_of(config: TuneConfig, objective: Objective, tuned: Tuned) -> SearchFa
 
 def command_of(config: TuneConfig) -> str:
     """Return the command that searches again."""
-    words = [word for name, given in flags_of(config.run).items() for word in (f"--{name}", *given)]
-    seeds = " ".join(map(str, config.tuning_seeds))
-    budget = "" if config.budget is None else f" --budget {config.budget:g}x"
-    ranges = "" if config.ranges is None else f" --ranges {config.ranges}"
-    return (
-        f"python -u tune.py {' '.join(words)} --trials {config.trials}{budget}{ranges} "
-        f"--tuning_seeds {seeds} --objective {','.join(config.objectives)} "
-        f"--search_seed {config.search_seed}"
-    )
+    flags = {name: words for name, words in flags_of(config.run).items() if name != "seed"}
+    flags["trials"] = [str(config.trials)]
+    if config.budget is not None:
+        flags["budget"] = [f"{config.budget:g}x"]
+    if config.ranges is not None:
+        flags["ranges"] = [str(config.ranges)]
+    flags["tuning_seeds"] = [str(seed) for seed in config.tuning_seeds]
+    flags["objective"] = [",".join(config.objectives)]
+    flags["search_seed"] = [str(config.search_seed)]
+    return command("tune", flags)
 
 
 def reported(results: Mapping[str, Sequence[Mapping[str, float]]], names: Sequence[str]) -> list[list[str]]:
