@@ -21,6 +21,8 @@ BOTH = (*FORGET, *RETAIN)
 TRAINED_ON = {
     **dict.fromkeys(("FT", "FT_l1", "CFk", "EUk", "CT", "MSG", "UNSIR"), RETAIN),
     **dict.fromkeys(("kgltop3", "kgltop4", "kgltop6", "kgltop7"), RETAIN),
+    **dict.fromkeys(("DEL", "UAM"), RETAIN),
+    **dict.fromkeys(("NegMerge", "PGU", "L2UL", "L2UL_adv"), FORGET),
     **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "DELETE": FORGET,
@@ -85,6 +87,8 @@ class Watched:
         """A function: copies of a model have the same one."""
 
         def watch(module, inputs):
+            if torch._C._functorch.peek_interpreter_stack() is not None:
+                return  # inside vmap no value can be looked at
             some_train = any(part.training for part in module.modules())
             (self.training if some_train else self.evaluated).append(inputs[0].detach().clone())
 

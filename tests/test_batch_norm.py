@@ -148,6 +148,12 @@ PASSES = {
     "SFT": FORGET_BY_RUNNING,
     "RL": IN_TURNS,
     "kgltop1": IN_TURNS,
+    "UAM": IN_TURNS,
+    "NegMerge": FORGET_BY_RUNNING,
+    "PGU": FORGET_BY_RUNNING,
+    "L2UL": FORGET_BY_RUNNING | BY_IMAGE,
+    "L2UL_adv": FORGET_BY_RUNNING,
+    "DEL": RETAIN | rows(("forget", RUNNING)),  # its scores
     "SalUn": IN_TURNS,  # its saliency too
     "SalUn_soft": IN_TURNS,
     "ascent_descent": IN_TURNS,

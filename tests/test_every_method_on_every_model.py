@@ -43,6 +43,7 @@ REFUSED = {
             "EUk",
             "ESC",
             "ESC_T",
+            "DEL",
             "DUCK",
             "kgltop6",
             "kgltop7",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lethe.models import evaluating
-from lethe.unlearn.blocks import classifier_of, redraw_of
+from lethe.unlearn.blocks import classifier_of
+from lethe.unlearn.fresh_weights import redrawn
 from lethe.unlearn.impl import ForgetData
-from lethe.unlearn.train_mode import train_mode
 
 
 def first_layer_of(model: nn.Module, data: ForgetData) -> str:
@@ -50,14 +50,14 @@ def check_ends(model: nn.Module, data: ForgetData) -> None:
     classifier_of(model, data)
 
 
+@torch.no_grad()
 def redraw(model: nn.Module, layers: Iterable[str], data: ForgetData, *purpose: str) -> None:
-    """Draw the weights of linear layers and convolutions anew as PyTorch does, seeded by the data's seed."""
-    # reset_parameters() takes no generator: torch's own is seeded while it draws
-    with train_mode(nn.ModuleList(), data.generator(*purpose), data.device):
-        for name in layers:
-            draw = redraw_of(model.get_submodule(name))
-            if draw is not None:
-                draw()
+    """Draw the weights of these layers anew as PyTorch does, seeded by the data's seed, in place."""
+    fresh = redrawn(model, data.generator(*purpose))
+    for name in layers:
+        new = fresh.get_submodule(name).parameters()
+        for parameter, drawn in zip(model.get_submodule(name).parameters(), new, strict=True):
+            parameter.copy_(drawn)
 
 
 @torch.no_grad()
