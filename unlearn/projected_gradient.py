@@ -44,7 +44,7 @@ def projected_gradient(
     unlearn_lr: LearningRate = 0.1,
     last_lr: LearningRate = 0.01,
     batch_size: BatchSize = 100,
-    retained_var: BetweenZeroAndOne = 0.9,
+    retained_var: BetweenZeroAndOne = 0.8,
     log_offset: Positive = 0.05,
     entropy_weight: Weight = 0.2,
 ) -> Unlearned:
@@ -73,11 +73,12 @@ def projected_gradient(
     padded by no zeros; FloatingPointError if it diverges.
 
     Departures: C is computed over retain itself, where the source subtracts the forget part from C of all
-    images, by the same weights or not; convolutions have their own stride.
+    images, by the same weights or not; convolutions have their own stride. Its retained_var, .9, leaves no
+    room in an mlp on digits: here it is .8, chosen there by validation images of seeds 101 and 102.
     """
     student = copy_of(model)
     layers = layers_of(student)
-    moments = input_moments(student, data.retain, data, "PGU")
+    moments = input_moments(student, data.retain, data)
     protected = {name: main_directions(moment, retained_var) for name, moment in moments.items()}
     watched = data.validation if len(data.validation) else data.retain
     least = 100 * accuracy(student, watched, data) - LOST
