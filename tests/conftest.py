@@ -4,6 +4,7 @@ stores and digits, made once.
 
 import gc
 import logging
+import os
 import re
 import shutil
 import sqlite3
@@ -143,6 +144,14 @@ def offline(monkeypatch):
         raise URLError("no network in this test")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def files_do_not_wait_for_the_disk():
+    """What a test writes need not outlive a power cut. `test_tensor_files.py` asks when fsync is called."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(scope="session")
