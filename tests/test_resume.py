@@ -256,7 +256,7 @@ def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys, begin
     run without a kill.
     """
     monkeypatch.chdir(tmp_path)
-    words = ["--epochs", "40", "--train_batch_size", "16"]
+    words = ["--epochs", "10", "--train_batch_size", "16"]
     child = begin(baseline_with_states, *words, "--save_dir", "killed")
     until(lambda: list(tmp_path.glob("killed/*.state")), 60)
     time.sleep(0.1)
@@ -265,7 +265,7 @@ def test_main_baseline_goes_on_after_kill_9(tmp_path, monkeypatch, capsys, begin
     assert not list(tmp_path.glob("killed/*.safetensors"))
     assert main_baseline.main([*words, "--save_dir", "killed"]) == 0
     assert main_baseline.main([*words, "--save_dir", "alone"]) == 0
-    name = "1mlp_ep40_batch_size16.safetensors"
+    name = "1mlp_ep10_batch_size16.safetensors"
     assert checkpoint_digest(Path("killed") / name) == checkpoint_digest(Path("alone") / name)
     assert [path.name for path in Path("killed").iterdir() if path.is_file()] == [name]
     assert "initial model trained in" in capsys.readouterr().out
