@@ -26,6 +26,7 @@ TRAINED_ON = {
     **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "DELETE": FORGET,
+    "SFRon": BOTH,
     **dict.fromkeys(("NegGrad", "boundary_shrink", "boundary_expanding"), FORGET),
     **dict.fromkeys(
         ("RL", "SalUn", "SalUn_soft", "amnesiac", "ascent_descent", "bad_teacher", "LoTUS"), BOTH

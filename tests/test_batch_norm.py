@@ -173,6 +173,7 @@ PASSES = {
     "JiT": FORGET_BY_RUNNING,
     "DELETE": FORGET_BY_RUNNING,
     "SVD_forgetting": NONE,
+    "SFRon": BOTH | rows(("forget", RUNNING), ("retain", RUNNING)),  # its mask too
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "ASSD": IMPORTANCES,
     "SSD_det": IMPORTANCES | BY_IMAGE,  # image by image to check the way by layers

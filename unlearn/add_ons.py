@@ -52,10 +52,11 @@ Rule = Callable[[Step], Gradients]
 
 @dataclass(frozen=True)
 class AddOnFacts:
-    """The facts of an add-on: its source, and whether it calls `Step.of_true_labels`."""
+    """The facts of an add-on: its source, and whether it uses `Step.of_true_labels`, and the step's beta."""
 
     source: str = ""
     true_labels: bool = False
+    uses_beta: bool = True
 
 
 ADD_ONS = Registry("add-on", AddOnFacts, takes=(), returns=RULE, plugins="lethe.add_ons")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from lethe.flag_error import FlagError
+from lethe.unlearn.dual_optimizer import DualOptimizer, forget_optimizer
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune, sgd
 from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
@@ -38,6 +39,7 @@ def ascent_descent(
     batch_size: BatchSize = 64,
     momentum: Momentum = 0.0,
     weight_decay: WeightDecay = 0.0,
+    dual_optimizer: DualOptimizer | None = None,
 ) -> Unlearned:
     """Ascend the forget set's cross-entropy in the first epochs, descend the retain set's in all.
 
@@ -59,7 +61,8 @@ def ascent_descent(
     Raises FloatingPointError if it diverges.
     """
     student = copy_of(model)
-    climb = Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True)
+    of_forget = forget_optimizer(student, dual_optimizer)
+    climb = Pass("forget", data.forget.to(data.device), climb=True, keep_statistics=True, optimizer=of_forget)
     descend = Pass("retain", data.retain.to(data.device))
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lethe.unlearn.add_ons import AddOnName, add_on_of
+from lethe.unlearn.add_ons import ADD_ONS, AddOnName, add_on_of
+from lethe.unlearn.conflicts import gdr_gma
 from lethe.unlearn.impl import ForgetData, Unlearned, register
-from lethe.unlearn.settings import BatchSize, Beta, Epochs, LearningRate
+from lethe.unlearn.settings import BETA, BatchSize, Beta, Epochs, LearningRate
 from lethe.unlearn.teacher import Seen
 from lethe.unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
@@ -29,7 +30,7 @@ def ng_plus(
     unlearn_epochs: Epochs = 30,
     unlearn_lr: LearningRate = 1e-4,
     batch_size: BatchSize = 256,
-    beta: Beta = 0.95,
+    beta: Beta = BETA,
     addon: AddOnName | None = None,
     **of_add_on: Any,
 ) -> Unlearned:
@@ -85,3 +86,4 @@ register_with_add_ons(
         "NGSalUn": "SalUn",
     },
 )
+register_with_add_ons(ng_plus, {"GDR_GMA": ADD_ONS.of(gdr_gma).name}, without=("beta",))

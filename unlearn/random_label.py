@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lethe.data import ImageSet
+from lethe.unlearn.dual_optimizer import DualOptimizer, forget_optimizer
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, Plan, fine_tune, sgd
 from lethe.unlearn.settings import BatchSize, Epochs, LearningRate, Momentum, WeightDecay
@@ -32,6 +33,7 @@ def random_label(
     batch_size: BatchSize = 256,
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 5e-4,
+    dual_optimizer: DualOptimizer | None = None,
 ) -> Unlearned:
     """Fine-tune on the forget set with random labels, then on the retain set with its own, in each epoch.
 
@@ -52,16 +54,19 @@ def random_label(
     """
     student = copy_of(model)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
-    passes = random_label_passes(data)
+    passes = random_label_passes(data, forget_optimizer(student, dual_optimizer))
     return fine_tune(student, data, "RL", passes, optimizer, unlearn_epochs, batch_size)
 
 
-def random_label_passes(data: ForgetData) -> Plan:
-    """Return RL's epoch: a pass over forget with labels drawn anew, then one over retain."""
+def random_label_passes(data: ForgetData, of_forget: torch.optim.Optimizer | None) -> Plan:
+    """Return RL's epoch: a pass over forget with labels drawn anew, then one over retain.
+
+    of_forget: the optimiser of the former, if not that of the latter.
+    """
     draws = data.generator("RL", "labels")
     forget, retain = data.forget.to(data.device), data.retain.to(data.device)
     return lambda _: [
-        Pass("forget", relabelled(forget, data.classes, draws), keep_statistics=True),
+        Pass("forget", relabelled(forget, data.classes, draws), keep_statistics=True, optimizer=of_forget),
         Pass("retain", retain),
     ]
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lethe.flag_error import FlagError
 from lethe.models import evaluating
+from lethe.unlearn.dual_optimizer import DualOptimizer, forget_optimizer
 from lethe.unlearn.frozen_weights import freeze_outside
 from lethe.unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import fine_tune, sgd
@@ -50,6 +51,7 @@ def salun(
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 5e-4,
     density: Share = 0.5,
+    dual_optimizer: DualOptimizer | None = None,
 ) -> Unlearned:
     """RL on the most salient weights; the others keep the initial model's values, bit for bit.
 
@@ -76,8 +78,9 @@ def salun(
     batches = forget.batches(batch_size, device=data.device, augment=data.augment, moves_from=moves)
     keep = most_salient(saliency(student, batches), density)
     optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
-    freeze_outside(keep, list(student.parameters()), optimizer)
-    passes = random_label_passes(data)
+    of_forget = forget_optimizer(student, dual_optimizer)
+    freeze_outside(keep, list(student.parameters()), *filter(None, (optimizer, of_forget)))
+    passes = random_label_passes(data, of_forget)
     done = fine_tune(student, data, "SalUn", passes, optimizer, unlearn_epochs, batch_size, streams="RL")
     done.facts["weights"] = sum(k.numel() for k in keep)
     done.facts["trained_weights"] = sum(int(k.sum()) for k in keep)
@@ -129,7 +132,7 @@ def salun_soft(
     ]
     steps = unlearn_epochs * sum(math.ceil(count / size) for count, size in sizes)
     soft_threshold_changes(list(student.parameters()), optimizer, falling(1 - density, steps))
-    passes = random_label_passes(data)
+    passes = random_label_passes(data, None)
     return fine_tune(student, data, "SalUn_soft", passes, optimizer, unlearn_epochs, batch_size, streams="RL")
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lethe.flag_error import FlagError
 from lethe.unlearn import rewinding
 from lethe.unlearn.add_ons import AddOnName, add_on_of
+from lethe.unlearn.dual_optimizer import DualOptimizer, forget_optimizer
 from lethe.unlearn.forget_and_retain import numbered
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune, sgd
@@ -41,7 +42,15 @@ RECIPES: dict[str, Settings] = {
 }
 RECIPES["large"]["momentum"] = 0.9
 DECAYS = {"own": (), "large": (3, 5, 9), "small": (5, 8, 9)}  # the learning rate is a tenth after each epoch
-ONLY_IN_TURNS = ("scrub_recipe", "rewind", "forget_batch_size", "ascent_epochs", "momentum", "weight_decay")
+ONLY_IN_TURNS = (
+    "scrub_recipe",
+    "rewind",
+    "dual_optimizer",
+    "forget_batch_size",
+    "ascent_epochs",
+    "momentum",
+    "weight_decay",
+)
 IN_ONE_STEP = (
     "with the add-on {}, which takes both sets in one step, by its own recipe. Leave out one of the two"
 )
@@ -64,7 +73,7 @@ def resolve(
     name = scrub_recipe or "own" if addon is None else "with an add-on"
     recipe = RECIPES[name]
     flags |= {"scrub_recipe": scrub_recipe}
-    known = set(recipe) if addon is not None else {*recipe, "scrub_recipe", "rewind"}
+    known = set(recipe) if addon is not None else {*recipe, "scrub_recipe", "rewind", "dual_optimizer"}
     given = {flag: value for flag, value in flags.items() if value is not None and value is not False}
     foreign = sorted((given.keys() & {*ONLY_IN_TURNS, "beta"}) - known)
     if foreign:
@@ -108,6 +117,7 @@ def scrub(
     momentum: Momentum = RESOLVED,
     weight_decay: WeightDecay = RESOLVED,
     rewind: bool = False,
+    dual_optimizer: DualOptimizer | None = None,
     beta: Beta = RESOLVED,
     addon: AddOnName | None = None,
     **of_add_on: Any,
@@ -184,7 +194,16 @@ def scrub(
         )
     student = copy_of(model)
     forget, retain = numbered(data.forget.to(data.device)), numbered(data.retain.to(data.device))
-    climb = Pass("forget", forget, away, climb=True, batch_size=forget_batch_size, numbered=True)
+    of_climb = forget_optimizer(student, dual_optimizer)
+    climb = Pass(
+        "forget",
+        forget,
+        away,
+        climb=True,
+        batch_size=forget_batch_size,
+        numbered=True,
+        optimizer=of_climb,
+    )
     stay = Pass("retain", retain, near, numbered=True)
     if scrub_recipe == "large":
         optimizer: torch.optim.Optimizer = sgd(student, unlearn_lr, momentum, weight_decay)

@@ -37,6 +37,7 @@ MaskLayer = Annotated[
     Help("the masked layer, by name or by index over the linear layers; none is the architecture's choice"),
 ]
 
+BETA = 0.95  # the default of beta
 Beta = Annotated[
     BetweenZeroAndOne, Help("weight of the retain gradient, between 0 and 1"), Search("linear", 0.5, 0.99)
 ]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe.unlearn.add_ons import SOURCE, AddOnName, add_on_of
+from lethe.unlearn.add_ons import ADD_ONS, SOURCE, AddOnName, add_on_of
+from lethe.unlearn.conflicts import munba
 from lethe.unlearn.impl import ForgetData, Unlearned, register
-from lethe.unlearn.settings import BatchSize, Beta, Epochs, LearningRate
+from lethe.unlearn.settings import BETA, BatchSize, Beta, Epochs, LearningRate
 from lethe.unlearn.teacher import Seen
 from lethe.unlearn.two_gradients import check_add_on, cross_entropy_of, descend_both, register_with_add_ons
 
@@ -34,7 +35,7 @@ def srl(
     unlearn_epochs: Epochs = 30,
     unlearn_lr: LearningRate = 1e-4,
     batch_size: BatchSize = 256,
-    beta: Beta = 0.95,
+    beta: Beta = BETA,
     addon: AddOnName | None = None,
     **of_add_on: Any,
 ) -> Unlearned:
@@ -94,3 +95,4 @@ register_with_add_ons(
         "SRSalUn": "SalUn",
     },
 )
+register_with_add_ons(srl, {"MUNBa": ADD_ONS.of(munba).name}, without=("beta",))

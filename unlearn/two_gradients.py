@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.data import ImageSet
+from lethe.flag_error import FlagError
 from lethe.registry import Entry
 from lethe.signature import Help
 from lethe.training.shared_batch import mean_gradients, outputs_of
@@ -19,6 +20,7 @@ from lethe.unlearn import passes
 from lethe.unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step, add_on_of
 from lethe.unlearn.forget_and_retain import numbered
 from lethe.unlearn.impl import METHODS, ForgetData, Resolve, Unlearned, copy_of
+from lethe.unlearn.settings import BETA
 from lethe.unlearn.streams import endless
 from lethe.unlearn.teacher import Seen, seen
 from lethe.unlearn.train_mode import train_mode, without_a_last_single
@@ -96,8 +98,13 @@ def descend_both(
 
 
 def check_add_on(model: nn.Module, data: ForgetData, *, addon: str | None, **settings: Any) -> None:
-    """Raise ValueError for an add-on that returns no rule."""
+    """Raise ValueError for an add-on that returns no rule, and for a beta that it does not use."""
     if addon is not None:
+        beta = settings.get("beta")
+        if not ADD_ONS[addon].facts.uses_beta and beta not in (None, BETA):
+            raise FlagError(
+                "beta", f"{ADD_ONS[addon].name} weighs the gradients itself, got {beta}. Leave the flag out"
+            )
         flags = ADD_ONS[addon].hyperparameters
         add_on_of(addon, {flag: settings[flag] for flag in flags})
 

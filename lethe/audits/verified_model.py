@@ -40,6 +40,7 @@ from lethe.training import (
 from lethe.training.storage import read_tensors
 from lethe.unlearn import METHODS, resolved
 from lethe.unlearn.add_ons import ADD_ONS, FIRST_FLAGS
+from lethe.unlearn.dual_optimizer import LATER_FLAGS
 from lethe.version import __version__
 
 UNLEARNED_MODEL = "unlearned.safetensors"
@@ -267,7 +268,7 @@ class _OfOneModel:
             return
         texts = {name: str(value) for name, value in (settings | counts).items() if name != MASKED}
         run.params_seen |= texts.keys()
-        for name in FIRST_FLAGS - given.keys():
+        for name in (FIRST_FLAGS | LATER_FLAGS) - given.keys():
             if run.record.params.get(name, "None") == "None":  # as earlier versions log the default
                 texts.pop(name, None)
         check_same(

@@ -25,6 +25,7 @@ from lethe.training import checkpoint_header_digest, model_digest
 from lethe.training.recipe import PREFIX
 from lethe.unlearn import ForgetData
 from lethe.unlearn.add_ons import FIRST_FLAGS
+from lethe.unlearn.dual_optimizer import LATER_FLAGS
 from lethe.unlearn.impl import MethodFacts
 from lethe.version import __version__
 
@@ -181,7 +182,7 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
     """Return the settings that change the result, the base models' digests, and Lethe's version."""
     decisive = {
         "method": checked.method.identity,
-        "settings": {**checked.settings, **_first_add_on_flags(checked)},
+        "settings": {**_without_unset(checked.settings), **_first_add_on_flags(checked)},
         "request": checked.base.request_identity,
         "split": checked.base.splits.digest,
         "seed": checked.config.base.seed,
@@ -206,6 +207,11 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
     if checked.config.metrics != (DEFAULT,):
         decisive["metrics"] = sorted(metric.identity for metric in checked.metrics)
     return decisive
+
+
+def _without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without the flags that methods did not always have, where they are not given."""
+    return {name: value for name, value in settings.items() if name not in LATER_FLAGS or value is not None}
 
 
 def _first_add_on_flags(checked: CheckedConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lethe.models import ARCHITECTURES
 from lethe.training.recipe import FLAGS
 from lethe.unlearn import METHODS
 from lethe.unlearn.add_ons import ADD_ONS, FIRST_FLAGS
+from lethe.unlearn.dual_optimizer import LATER_FLAGS
 
 RANKED_BY = "avg_gap"
 REFERENCE = "retrain"  # the ideal model itself, which the gap is measured to
@@ -47,7 +48,7 @@ UNSAID = {  # the values of params that earlier versions do not log
     "training": "default",
     "unlearn_augment": "none",
     "normalize": "data",
-    **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file", *FIRST_FLAGS), "None"),
+    **dict.fromkeys(("dataset_file", "arch_file", "unlearn_file", *FIRST_FLAGS, *LATER_FLAGS), "None"),
 }
 
 REQUEST_DIGEST = "request_digest"  # where the slug has but eight letters of it
@@ -126,7 +127,7 @@ def settings_of(params: Mapping[str, str]) -> Settings:
     own = own_names(params.get("unlearn", ""))
     settings = []
     for name, value in {**params, **add_on_defaults(params)}.items():
-        if name in FIRST_FLAGS and value == "None":
+        if name in FIRST_FLAGS | LATER_FLAGS and value == "None":
             continue
         if name in own or (name not in NOT_A_SETTING and UNSAID.get(name) != value):
             settings.append((name, value))
