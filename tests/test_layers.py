@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,9 @@ def imports_of(source: str, package: str = "") -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def imports_in(path: Path) -> set[str]:
-    return set(imports_of(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts)))
+@cache
+def imports_in(path: Path) -> frozenset[str]:
+    return frozenset(imports_of(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts)))
 
 
 def libraries_in(path: Path) -> set[str]:
