@@ -104,6 +104,13 @@ def shows(browser, *words):
     wait_for(lambda: all(word in text_of(browser) for word in words), f"{words} on {browser.current_url}")
 
 
+def without_assistant(browser, address):
+    """Close MLflow's assistant, which covers a quarter of every page."""
+    browser.get(address)
+    browser.execute_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+    browser.execute_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+
+
 def resized(browser, width, height=900, *, dark=False):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",

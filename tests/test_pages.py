@@ -1,17 +1,13 @@
 """The report and MLflow's pages in a real browser: what a person sees on a phone, in the dark, in print, and
 in `mlflow ui`.
-
-LETHE_SCREENSHOTS=docs pytest tests/test_pages.py takes the pictures of docs/ again.
 """
 
 import base64
 import contextlib
 import io
-import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -23,7 +19,17 @@ from lethe.report.html_report import html_report, report_pictures
 from lethe.report.palette import DARK, LIGHT
 from lethe.report.svg_file import svg_file
 from lethe.sweeps.sweep import run_all
-from tests.browser import chromium, errors_of, mlflow_ui, resized, screenshot, shows, text_of, wait_for
+from tests.browser import (
+    chromium,
+    errors_of,
+    mlflow_ui,
+    resized,
+    screenshot,
+    shows,
+    text_of,
+    wait_for,
+    without_assistant,
+)
 from tests.report_facts import facts
 
 pytestmark = pytest.mark.slow
@@ -180,12 +186,7 @@ def ui(browser, store):
     folder, _ = store
     with mlflow_ui(folder) as address:
         resized(browser, 1280, 800)
-        browser.get(address)
-        # MLflow's assistant covers a quarter of every page until it is closed.
-        browser.execute_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
-        browser.execute_script(
-            "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-        )
+        without_assistant(browser, address)
         yield f"{address}/#/experiments/1"
 
 
@@ -196,8 +197,8 @@ def visited(browser, address):
 
 
 def kept(browser, name, tmp_path, height=None):
-    """Take a screenshot, in docs/ where asked for, that is not of one colour and not too large."""
-    path = Path(os.environ.get("LETHE_SCREENSHOTS", tmp_path)) / name
+    """Take a screenshot that is not of one colour and not too large."""
+    path = tmp_path / name
     screenshot(browser, path, height)
     with Image.open(path) as shot:
         picture = shot.convert("RGB")

@@ -61,6 +61,14 @@ def test_a_setting_in_which_runs_differ_is_a_column(tmp_path):
     assert "train_lr" in columns and "normalize" not in columns
 
 
+def test_the_parent_of_several_runs_has_no_mask_and_makes_no_column_of_it(tmp_path):
+    with closing(Spool(tmp_path)) as spool:
+        for params in ({**PARAMS, "mask": "None"}, PARAMS):
+            spool.add(run_with(params, SCORES))
+
+    assert spool.varied == set()
+
+
 def test_a_store_without_runs_of_lethe_loses_no_column():
     params, metrics = {"unlearn", "train_lr", "device", "mask"}, {"zrf", "initial_loss", "unlearn_loss"}
     layout = default_layout(params, metrics)

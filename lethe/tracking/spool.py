@@ -21,7 +21,7 @@ class Spool:
     """An unnamed file with a line per run. Iterates by start time.
 
     params, metrics: all names. asked: the metrics that runs were told to measure, in small letters.
-    varied: those of SHOWN_IF_VARIED in which runs differ. warned: the number of runs with a warning.
+    varied: those of SHOWN_IF_VARIED in which runs that have them differ. warned: the number of runs with a warning.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Spool:
         self.asked: set[str] = set()
         self.varied: set[str] = set()
         self.warned = 0
-        self._first: dict[str, str | None] = {}
+        self._first: dict[str, str] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by close()
         self._places: list[tuple[int, str, int]] = []  # start time, run id, begin of the line
 
@@ -39,8 +39,9 @@ class Spool:
         self.params.update(run.params)
         self.metrics.update(run.metrics)
         self.asked.update(run.params.get(ASKED, "").casefold().split(","))
-        for name in SHOWN_IF_VARIED:
-            value = run.params.get(name)
+        # A run that has no such param, as the parent of several, is of any setting.
+        for name in SHOWN_IF_VARIED & run.params.keys():
+            value = run.params[name]
             if self._first.setdefault(name, value) != value:
                 self.varied.add(name)
         self.warned += bool(run.warning)
