@@ -21,7 +21,8 @@ class Spool:
     """An unnamed file with a line per run. Iterates by start time.
 
     params, metrics: all names. asked: the metrics that runs were told to measure, in small letters.
-    varied: those of SHOWN_IF_VARIED in which runs that have them differ. warned: the number of runs with a warning.
+    varied: those of SHOWN_IF_VARIED in which runs that have them differ. warned: the number of runs with a
+    warning.
     """
 
     def __init__(self, folder: Path) -> None:
