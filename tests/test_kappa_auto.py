@@ -1,5 +1,6 @@
 """--kappa auto: the ladder, the judge and the choice, on a toy whose right mask is known by hand."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -227,6 +228,15 @@ def test_one_image_a_class_is_drawn_at_least(model, digits, monkeypatch):
     layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
     inputs = inputs_of_request(model, layer, ForgetData.of(digits, ForgetRequest((3,))))
     assert (len(inputs.gone), len(inputs.retain)) == (1, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_precision_is_judged(dtype, model, digits):
+    images = ((digits.train.images[:300] / 16).to(dtype), digits.train.labels[:300])
+    data = ForgetData.of_dataset(images, forget=images[1] == 3)
+    result = unlearn("MIMU", copy.deepcopy(model).to(dtype), data)
+    assert result.mask.kappa_count >= 1
+    assert result.facts["judged_forget_score"] < 100
 
 
 def test_a_layer_of_one_weight_has_one_mask():

@@ -156,7 +156,9 @@ class Judge:
     def _judged(self, scores: Tensor, kappas: Sequence[int]) -> list[Rung]:
         off = torch.stack([hard_topk(scores, kappa) for kappa in kappas])
         off = off * (scores > -torch.inf)  # a weight that must stay
-        masks = (1 - off).view(-1, *self.layer.shape).to(self.layer.weight.dtype)
+        # Binary scores are ranks in float64; the inputs of a half-precision layer are kept in float32.
+        of_inputs = torch.promote_types(self.layer.weight.dtype, torch.float32)
+        masks = (1 - off).view(-1, *self.layer.shape).to(of_inputs)
         gone = [self._scores(part, masks) for part in self.gone]
         images = [self._scores(part, masks) for part in self.images]
         after = [self._scores(part, masks) for part in self.others]
