@@ -26,7 +26,7 @@ TRAINED_ON = {
     **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "DELETE": FORGET,
-    "SFRon": BOTH,
+    **dict.fromkeys(("SFRon", "Scissorhands"), BOTH),
     **dict.fromkeys(("NegGrad", "boundary_shrink", "boundary_expanding"), FORGET),
     **dict.fromkeys(
         ("RL", "SalUn", "SalUn_soft", "amnesiac", "ascent_descent", "bad_teacher", "LoTUS"), BOTH
@@ -48,7 +48,7 @@ NEVER = (
     *("MIMU", "SFT", "random_mask", "logit_attribution", "SSD", "fisher", "fisher_new", "wfisher"),
     *("LFSSD", "ASSD", "SSD_det", "LFSSD_det"),
     *("ESC", "ESC_T"),
-    *("JiT", "SVD_forgetting"),
+    *("JiT", "SVD_forgetting", "AMUN", "AMUN_no_retain", "AMUN_only"),
 )
 
 own_name = [entry for entry in METHODS if entry.file is None]

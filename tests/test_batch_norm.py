@@ -173,6 +173,10 @@ PASSES = {
     "JiT": FORGET_BY_RUNNING,
     "DELETE": FORGET_BY_RUNNING,
     "SVD_forgetting": NONE,
+    "AMUN": MIXED,  # no attack: this model is wrong on forget
+    "AMUN_no_retain": FORGET_BY_RUNNING,
+    "AMUN_only": MIXED,
+    "Scissorhands": BOTH | FORGET_BY_RUNNING,  # what it marks and keeps away from
     "SFRon": BOTH | rows(("forget", RUNNING), ("retain", RUNNING)),  # its mask too
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "ASSD": IMPORTANCES,

@@ -41,6 +41,7 @@ REFUSED = {
             "fisher_new",
             "CFk",
             "EUk",
+            "Scissorhands",
             "ESC",
             "ESC_T",
             "DEL",
