@@ -340,6 +340,7 @@ def test_nothing_is_trained_with_the_defaults_and_a_network_of_its_own_by_other_
     data = ForgetData.of(digits, ForgetRequest((3,)))
     assert unlearn("MIMU", model, data).history == []
     assert len(unlearn("MIMU", model, data, gcn_steps=2).history) == 2
+    assert unlearn("MIMU", model, data, kappa=60).history == []
     assert len(unlearn("MIMU", model, data, kappa=60, gcn_steps=2).history) == 2
 
 

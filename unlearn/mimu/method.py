@@ -81,7 +81,7 @@ def mimu(
     tau: Temperature = 0.1,
     gradient: Gradient = "margin",
     representatives: Count = 128,
-    gcn_steps: Count = 300,
+    gcn_steps: Count = 32,
     gcn_lr: LearningRate = 1e-2,
     gcn_weight_decay: WeightDecay = 5e-4,
     gcn_batch: BatchSize = 1024,
@@ -91,7 +91,8 @@ def mimu(
     """Switch off the few weights of one layer that a graph network finds to serve the forget set alone.
 
     A network gives every weight of the masked layer W (m, n) a logit q for a class, from the class's mean
-    features. It is trained once per model on the training images, at most ten classes a step, by
+    features. With the network's flags at their defaults it is one that comes with Lethe, which other models
+    taught. With other flags it is trained on the training images, at most ten classes a step, by
 
         L = L_keep + contrast L_drop
         L_keep = -log p(y | x; M * W) + rho (-<M, log pi> + <M, log softmax(q)>) / topk
@@ -99,21 +100,21 @@ def mimu(
         s = q^f - mean over the other classes c of q^c
         M = soft top-topk of q,  D = soft top-kappa of s
 
-    with hard masks forward and the soft ones' gradient backward (`sampler`). A forget request ranks the
-    weights by s, or by another `ranking`, and switches off the kappa largest: the unlearned model differs in
-    these weights alone. For some images of a class, s compares their q with that of the class's retained
-    images.
+    with hard masks forward and the soft ones' gradient backward (`sampler`). The q of all classes are then
+    tuned by L_drop for this kappa, 30 steps for each class, and kept; not so with `--kappa auto` where the
+    network is Lethe's. A forget request ranks the weights by s, or by another `ranking`, and switches off the
+    kappa largest: the unlearned model differs in these weights alone. For some images of a class, s compares
+    their q with that of the class's retained images.
 
         binary          M^f - mean over the other classes of M^c, M = hard top-topk of q; equal ones by s
         set_difference  weights in M^f and in no M^c, by s; `kappa_count` is smaller than kappa if they are
                         fewer
 
-    With `--kappa auto` nothing is trained where the network's flags are at their defaults: a network that
-    other models taught comes with Lethe. Masks of 1 to 30 % of the layer are judged on training and
-    validation images, never on test images: how many of the forgotten ones are still predicted right, and
-    what the others lose. The cheapest is chosen, the smallest among equals. If it misses its targets, its
-    scores are refined by up to 60 steps, and if it still does, the run warns of it. With a number as kappa
-    the network is trained for it, and exactly so many weights are switched off.
+    With `--kappa auto` masks of 1 to 30 % of the layer are judged on training and validation images, never
+    on test images: how many of the forgotten ones are still predicted right, and what the others lose. The
+    cheapest is chosen, the smallest among equals. If it misses its targets, its scores are refined by up to
+    60 steps, and if it still does, the run warns of it. With a number as kappa exactly so many weights are
+    switched off.
 
     Flags:
         topk: weights that a class mask marks as important
@@ -142,8 +143,8 @@ def mimu(
 
     Departures: the paper's objective gives the label no gradient, and its ranking puts weights that no class
     needs first; L_drop, averaged features and the ranking by s are ours. The paper's network has a sigmoid
-    between its rounds, here relu; it takes 32 steps of single images' graphs, here 300 of averaged ones; its
-    topk is 8,000 weights, here 50.
+    between its rounds, here relu; its 32 steps take single images' graphs, ours averaged ones; its topk is
+    8,000 weights, here 50.
     """
     stages: dict[str, float] = {}
     with timed(stages, "network"):
@@ -153,8 +154,8 @@ def mimu(
         trained_for = drops or max(1, round(TRAINED_FOR * layer.size))
         objective = Objective(marks, trained_for, contrast, retain_weight, prior, rho, tau, sampler)
         training = NetworkTraining(gradient, representatives, gcn_steps, gcn_lr, gcn_weight_decay, gcn_batch)
-        if drops is None and is_default(objective, training):
-            network = learned_network(student, layer, data)
+        if is_default(objective, training):
+            network = learned_network(student, layer, data, None if drops is None else objective)
         else:
             network = network_of(student, layer, data, objective, training)
 

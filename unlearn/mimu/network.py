@@ -27,11 +27,12 @@ from lethe.unlearn.mimu.graph import (
 )
 from lethe.unlearn.mimu.objective import Objective, drop_loss, keep_loss, log_prior, masked_logits
 from lethe.unlearn.mimu.topk import sampled_topk
+from lethe.unlearn.mimu.tuning import tuned
 
 CLASSES_A_STEP = 10
 LEARNED = "learned.safetensors"
 LOSSES = ("loss", "keep_loss", "drop_loss")
-VERSION = 3  # part of the cache's key: raise it when a change trains another network by the same flags
+VERSION = 4  # part of the cache's key: raise it when a change trains another network by the same flags
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class NetworkTraining:
     gcn_batch: int
 
 
-# What the network of LEARNED was trained with: MIMU's defaults.
-DEFAULT_TRAINING = NetworkTraining("margin", 128, 300, 1e-2, 5e-4, 1024)
+# MIMU's defaults, for which the network of LEARNED is used.
+DEFAULT_TRAINING = NetworkTraining("margin", 128, 32, 1e-2, 5e-4, 1024)
 DEFAULT_OBJECTIVE = Objective(50, 0, 100.0, 4.0, "weight", 0.1, 0.1, "sinkhorn")
 
 
@@ -88,10 +89,13 @@ def network_of(
     return _restored(tensors, cached, data.device)
 
 
-def learned_network(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData) -> TrainedNetwork:
-    """Return the network that comes with Lethe, which other models taught. Nothing is trained.
+def learned_network(
+    model: torch.nn.Module, layer: MaskedLayer, data: ForgetData, objective: Objective | None = None
+) -> TrainedNetwork:
+    """Return the network that comes with Lethe, which other models taught. It is not trained.
 
-    Its answers for the classes of this model are cached. benchmarks/mimu_network.py makes the file.
+    Its answers for the classes of this model are cached, after tuning by the objective, if there is one.
+    benchmarks/mimu_network.py makes the file.
     """
     weights = tensors_beside(__file__, LEARNED)
 
@@ -100,17 +104,34 @@ def learned_network(model: torch.nn.Module, layer: MaskedLayer, data: ForgetData
         gcn.load_state_dict(weights)
         gcn.to(data.device)
         factors = factors_of(layer, data.train, DEFAULT_TRAINING.gradient, data.device)
-        q = []
-        with torch.no_grad():
-            for label in data.train.classes:
-                q.append(gcn(averaged_by_class(factors, (label,), layer.weight).standardised()))
+        q = _answers(gcn, layer, factors, data)
+        if objective is not None:
+            q = tuned(q, layer, factors, objective, DEFAULT_TRAINING.gcn_batch, data)
         named = {f"gcn.{name}": value for name, value in weights.items()}
-        return {"q": torch.cat(q).cpu(), "classes": torch.tensor(data.train.classes), **named}
+        return {"q": _finite(q), "classes": torch.tensor(data.train.classes), **named}
 
-    key = key_of(
-        "answers of the learned MIMU network", VERSION, model, layer, data, {"gcn": digest_of(weights)}
-    )
+    depends_on = {"gcn": digest_of(weights), "objective": None if objective is None else asdict(objective)}
+    key = key_of("answers of the learned MIMU network", VERSION, model, layer, data, depends_on)
     return _restored(*computed_once(data.cache, key, compute), data.device)
+
+
+@torch.no_grad()
+def _answers(gcn: MaskingGCN, layer: MaskedLayer, factors: Factors, data: ForgetData) -> Tensor:
+    """Return q (C, N) of the mean features of every class, one after another, to need little memory."""
+    q = []
+    for label in data.train.classes:
+        q.append(gcn(averaged_by_class(factors, (label,), layer.weight).standardised()))
+    return torch.cat(q)
+
+
+def _finite(q: Tensor) -> Tensor:
+    """Return q on the CPU. Raises FloatingPointError if it is not finite."""
+    if q.isfinite().all():
+        return q.cpu()
+    raise FloatingPointError(
+        "the MIMU network diverged. Choose a smaller --gcn_lr, and --tau, --rho, --contrast and "
+        "--retain_weight nearer to their defaults"
+    )
 
 
 def _trained(
@@ -120,14 +141,9 @@ def _trained(
     factors = factors_of(layer, data.train, training.gradient, data.device)
     gcn = _initial_network(data).to(data.device)
     losses = torch.stack(list(_train(gcn, layer, factors, data, objective, training))).cpu().double()
-    with torch.no_grad():
-        q = gcn(averaged_by_class(factors, data.train.classes, layer.weight).standardised())
-    if not q.isfinite().all():
-        raise FloatingPointError(
-            f"the MIMU network diverged in {training.gcn_steps} steps with --gcn_lr {training.gcn_lr:g}. "
-            "Choose a smaller one, and --tau, --rho, --contrast and --retain_weight nearer to their defaults"
-        )
-    tensors = {"q": q.cpu(), "classes": torch.tensor(data.train.classes)}
+    q = _answers(gcn, layer, factors, data)
+    q = tuned(q, layer, factors, objective, training.gcn_batch, data) if q.isfinite().all() else q
+    tensors = {"q": _finite(q), "classes": torch.tensor(data.train.classes)}
     for name, value in gcn.state_dict().items():
         tensors[f"gcn.{name}"] = value.cpu()
     for name, values in zip(LOSSES, losses.unbind(1), strict=True):
