@@ -38,6 +38,7 @@ from lethe.training import (
 from lethe.training.loop import WATCHED
 from lethe.training.process_group import own_device
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
+from tests import short_log
 from tests.main_job_runs import call
 from tests.pretend_device import PretendTensor, install, waits
 from tests.saved_models import OLDER, SAFETENSORS, described, mlp
@@ -85,7 +86,15 @@ def on(device, model):
 def data_on(device, arch, **world):
     ideal = on(device, trained(arch, without=REQUEST))
     oracles = Oracles(lambda seeds: [ideal for _ in seeds], judges=(1,))
-    return ForgetData.of(splits(), REQUEST, device=device, ideal=lambda: ideal, oracles=oracles, **world)
+    return ForgetData.of(
+        splits(),
+        REQUEST,
+        device=device,
+        ideal=lambda: ideal,
+        oracles=oracles,
+        updates=short_log.updates,
+        **world,
+    )
 
 
 def logits(model, device):

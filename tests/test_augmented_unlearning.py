@@ -11,6 +11,7 @@ from lethe.data import ForgetRequest, ImageSet, Normalisation
 from lethe.data.augmentation import Moves
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 from lethe.unlearn.teacher import Seen, Teacher
+from tests import short_log
 from tests.bars import CLASS_1, SEVEN_IMAGES, fixture_model, fixture_splits, fixture_trained, same_bits  # noqa: F401 (fixtures)
 from tests.test_methods import cheap, retrained
 
@@ -21,7 +22,7 @@ BOTH = (*FORGET, *RETAIN)
 TRAINED_ON = {
     **dict.fromkeys(("FT", "FT_l1", "CFk", "EUk", "CT", "MSG", "UNSIR"), RETAIN),
     **dict.fromkeys(("kgltop3", "kgltop4", "kgltop6", "kgltop7"), RETAIN),
-    **dict.fromkeys(("DEL", "UAM"), RETAIN),
+    **dict.fromkeys(("DEL", "UAM", "amnesiac_updates"), RETAIN),
     **dict.fromkeys(("NegMerge", "PGU", "L2UL", "L2UL_adv"), FORGET),
     **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
@@ -65,7 +66,9 @@ def method_in(entry):
 
 def data_of(splits, request=CLASS_1, **world):
     oracles = Oracles(lambda seeds: (retrained(request, seed) for seed in seeds), judges=(1,))
-    return ForgetData.of(splits, request, ideal=lambda: retrained(request), oracles=oracles, **world)
+    return ForgetData.of(
+        splits, request, ideal=lambda: retrained(request), oracles=oracles, updates=short_log.updates, **world
+    )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from lethe.data import ForgetRequest, ImageSet, Normalisation, Splits
 from lethe.models import ARCHITECTURES, build
 from lethe.training import Recipe, fit
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
+from tests import short_log
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,9 @@ def test_it_runs_or_says_why_not(entry, arch, kind):
     request = ForgetRequest((1,))
     ideal = trained(arch, kind, request)
     oracles = Oracles(lambda seeds: [ideal for _ in seeds], judges=(1,))
-    data = ForgetData.of(splits_of(kind), request, ideal=lambda: ideal, oracles=oracles)
+    data = ForgetData.of(
+        splits_of(kind), request, ideal=lambda: ideal, oracles=oracles, updates=short_log.updates
+    )
     model = trained(arch, kind)
     if (entry.name, arch, kind) in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[entry.name, arch, kind]):

@@ -9,6 +9,7 @@ from test_every_method_on_every_model import ALONE, quick, splits_of, trained
 from lethe.data import ForgetRequest
 from lethe.data.image_file import ImageFile
 from lethe.unlearn import ForgetData, Oracles, unlearn
+from tests import short_log
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_the_same_weights_come_out(entry, in_files):
     ideal = trained("cnn", "colour", request)
     for splits in (splits_of("colour"), in_files):
         oracles = Oracles(lambda seeds: [ideal for _ in seeds], judges=(1,))
-        data = ForgetData.of(splits, request, ideal=lambda: ideal, oracles=oracles)
+        data = ForgetData.of(splits, request, ideal=lambda: ideal, oracles=oracles, updates=short_log.updates)
         assert data.forget.streamed == (splits is in_files)
         torch.manual_seed(0)
         result = unlearn(entry.name, trained("cnn", "colour"), data, **quick(entry))

@@ -15,6 +15,7 @@ from lethe.data import ForgetRequest
 from lethe.training import Recipe, fit
 from lethe.training.process_group import ProcessGroup
 from lethe.unlearn import METHODS, ForgetData, Oracles, Unlearned, copy_of, resolved, unlearn
+from tests import short_log
 from tests.bars import (
     CLASS_1,
     CLASSES,
@@ -63,7 +64,8 @@ def run(entry, model, splits, request, **world):
     oracles = Oracles(
         lambda seeds: (retrained(request, seed) for seed in seeds), judges=(world.get("seed", 1),)
     )
-    data = ForgetData.of(splits, request, **{"ideal": lambda: retrained(request), "oracles": oracles} | world)
+    needed = {"ideal": lambda: retrained(request), "oracles": oracles, "updates": short_log.updates}
+    data = ForgetData.of(splits, request, **needed | world)
     if entry.facts.whole_class and set(data.forget.classes) != set(data.forget_classes):
         with pytest.raises(ValueError, match="whole class"):
             unlearn(entry.name, model, data, **cheap(entry))

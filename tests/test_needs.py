@@ -10,6 +10,7 @@ import torch
 from lethe.report.methods_page import PAGE
 from lethe.unlearn import METHODS, ForgetData, Oracles, register, resolved, unlearn
 from lethe.unlearn.needs import IMAGES_WITH_LABELS, NEEDS
+from tests import short_log
 from tests.bars import (
     CLASS_1,
     CLASSES,
@@ -25,7 +26,9 @@ NOT_NEEDED = [(e, need) for e in OWN for need in IMAGES_WITH_LABELS if need not 
 
 def data_of(splits):
     oracles = Oracles(lambda seeds: (retrained(CLASS_1, seed) for seed in seeds), judges=(1,))
-    return ForgetData.of(splits, CLASS_1, ideal=lambda: retrained(CLASS_1), oracles=oracles)
+    return ForgetData.of(
+        splits, CLASS_1, ideal=lambda: retrained(CLASS_1), oracles=oracles, updates=short_log.updates
+    )
 
 
 def with_other_labels(images):

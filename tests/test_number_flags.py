@@ -17,6 +17,7 @@ from lethe.models import ARCHITECTURES, build
 from lethe.training.recipe import FLAGS as RECIPE
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
 from lethe.unlearn.add_ons import ADD_ONS
+from tests import short_log
 from tests.seeded import seeded
 
 EXTREMES = (math.nan, math.inf, -math.inf, -1, 0, 1e300)
@@ -82,7 +83,9 @@ def network():
 def data_of():
     x, labels = torch.randn(30, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
     oracles = Oracles(lambda seeds: (network() for _ in seeds), judges=(1,))
-    data = ForgetData.of_tensors(x, labels, labels == 0, ideal=network, oracles=oracles)
+    data = ForgetData.of_tensors(
+        x, labels, labels == 0, ideal=network, oracles=oracles, updates=short_log.updates
+    )
     return replace(data, validation=data.retain)
 
 

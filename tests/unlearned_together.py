@@ -11,6 +11,7 @@ from lethe.data import Splits
 from lethe.training import Recipe, fit
 from lethe.training.process_group import ALONE
 from lethe.unlearn import METHODS, ForgetData, Oracles, unlearn
+from tests import short_log
 from tests.bars import CLASS_1, SEVEN_IMAGES, classifier, images_of
 
 UNEVEN = 8  # images: neither 7 nor 30 nor 90 images are whole batches of them
@@ -33,7 +34,7 @@ class InDouble(nn.Module):
 def data_of(request, group, **world):
     splits = Splits(images_of(30, 0), images_of(5, 1), images_of(5, 2), "bars", tuple("abcd"), 0)
     oracles = Oracles(lambda seeds: (InDouble(seed) for seed in seeds), judges=(1,))
-    return ForgetData.of(splits, request, group=group, oracles=oracles, **world)
+    return ForgetData.of(splits, request, group=group, oracles=oracles, updates=short_log.updates, **world)
 
 
 def settings_of(entry):

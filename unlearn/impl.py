@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
@@ -41,6 +41,7 @@ from lethe.unlearn.oracles import Oracles
 
 OnEpoch = Callable[[nn.Module, int], None]
 Batch = tuple[Tensor, Tensor]
+Updates = Callable[[nn.Module], Iterable[tuple[Tensor, Tensor]]]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -57,11 +58,12 @@ class ForgetData:
     `on_epoch(model, epoch)` is called with the intermediate models. whole: forget and retain set together, if
     at hand. whole_validation: the validation images of every class, those that are forgotten whole too, if at
     hand. ideal, oracles: the ideal model and those of other seeds, for methods that declare that they need
-    them. augment: augmentation of the images that a method trains on (see `lethe.data.augmentation`), by
-    `training_batches`; `images.batches` gives images unchanged, to measure or rank by. group: the processes
-    that call the method with the same data, and share its batches. The forget or the retain set may be empty
-    for a method that does not need it. Raises ValueError if both are, for sets that share an image, and for
-    an augmentation that is unknown or does not fit the images.
+    them. updates: the training log of the model, step by step: its images' indexes (n,), and the change of
+    all weights as one vector. augment: augmentation of the images that a method trains on (see
+    `lethe.data.augmentation`), by `training_batches`; `images.batches` gives images unchanged, to measure or
+    rank by. group: the processes that call the method with the same data, and share its batches. The forget
+    or the retain set may be empty for a method that does not need it. Raises ValueError if both are, for sets
+    that share an image, and for an augmentation that is unknown or does not fit the images.
     """
 
     forget: ImageSet
@@ -77,6 +79,7 @@ class ForgetData:
     whole_validation: ImageSet | None = None
     ideal: Callable[[], nn.Module] | None = None
     oracles: Oracles | None = None
+    updates: Updates | None = None
     augment: Augmentation = ()
     group: ProcessGroup = ALONE
 

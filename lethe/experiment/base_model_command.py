@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,13 +30,20 @@ if TYPE_CHECKING:
 Which = Literal["initial", "ideal"]
 
 
+DEFAULT_LOG = 8.0  # GB
+
+
 @dataclass(frozen=True)
 class Training:
-    """The initial or the ideal model of a config; or, with `sets`, as many models of each kind instead."""
+    """The initial or the ideal model of a config; or, with `sets`, as many models of each kind instead.
+
+    log: the most GB of a log of the initial model's training; None for no log.
+    """
 
     which: Which
     base: BaseConfig
     sets: Mapping[Kind, int]
+    log: float | None = None
 
 
 def train_base_model(argv: Sequence[str] | None, about: str, which: Which) -> int:
@@ -45,7 +53,10 @@ def train_base_model(argv: Sequence[str] | None, about: str, which: Which) -> in
     """
     options, architecture, kinds = described_first(lambda: _options_of(argv, about, which))
     sets = {kind: count for flag, kind in kinds.items() if (count := getattr(options, flag)) is not None}
-    train(Training(which, base_config(options, architecture, options.seed), sets))
+    log = getattr(options, "training_log", None)
+    if log is not None and sets:
+        raise ValueError("--training_log: expected one model, got --models too. Leave one of the two out")
+    train(Training(which, base_config(options, architecture, options.seed), sets, log))
     return 0
 
 
@@ -59,6 +70,8 @@ def _options_of(
     add_shared_flags(parser)
     add_signature_flags(parser, architecture, "architecture")
     kinds = _add_set_flags(parser, which)
+    if which == "initial":
+        _add_log_flag(parser)
     options = parsed(parser, argv)
     check_shared_settings(options, architecture)
     return options, architecture, kinds
@@ -79,9 +92,15 @@ def train(training: Training) -> None:
         return
     with _divergence_as_error(), joined(device_named(device)) as group:
         base = BaseModels(config, progress=progress_bar if group.first else silent, group=group)
-        trained = base.initial() if training.which == "initial" else base.ideal()
+        trained = _trained(base, training)
         if group.first:
             print(_report(base, trained, training.which))
+
+
+def _trained(base: BaseModels, training: Training) -> Trained:
+    if training.which == "ideal":
+        return base.ideal()
+    return base.initial() if training.log is None else base.initial_with_log(training.log)
 
 
 @contextlib.contextmanager
@@ -107,6 +126,26 @@ def _report(base: BaseModels, trained: Trained, which: Which) -> str:
     how_good = ", ".join(f"{name} score{of_which} {score:.2f} %" for name, score in scores.items())
     forgotten = f" without {base.forgotten}" if which == "ideal" else ""
     return f"{which} model{forgotten} {verb}: {trained.path}\n{how_good}"
+
+
+def _add_log_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--training_log",
+        type=_gigabytes,
+        nargs="?",
+        const=DEFAULT_LOG,
+        metavar="GB",
+        help="log each step's images and change of the weights, for amnesiac_updates: at most so many GB "
+        f"(default: {DEFAULT_LOG:g})",
+    )
+
+
+def _gigabytes(text: str) -> float:
+    """Return a number of GB. Raises ValueError for none above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
 
 
 def _add_set_flags(parser: argparse.ArgumentParser, which: Which) -> dict[str, Kind]:

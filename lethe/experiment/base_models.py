@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +22,7 @@ from lethe.data import (
     DATA,
     DATASETS,
     NONE,
+    ForgetRequest,
     ImageSet,
     Splits,
     checked_normalisation,
@@ -60,6 +63,7 @@ from lethe.training import (
     generator_for,
     library_versions,
     load_weights,
+    model_digest,
     same_weights,
     save_checkpoint,
     silent,
@@ -71,6 +75,7 @@ from lethe.training.precision import Precision
 from lethe.training.process_group import ALONE, ProcessGroup, processes_started
 from lethe.training.recipe import PREFIX, differences
 from lethe.training.storage import LONGEST_NAME, shortened
+from lethe.training.training_log import END, TrainingLog, Update, check_room
 
 LONG_TRAINING = 60.0  # seconds; a warning says so before a longer one
 
@@ -302,6 +307,53 @@ class BaseModels:
         """Load the model that is trained on everything, or train and save it."""
         return self._made_once(self.splits.train, self.initial_path, "train", "initial model")
 
+    def initial_with_log(self, most: float) -> Trained:
+        """Return the initial model with a log of its training of at most `most` GB: made if it is missing.
+
+        A model that is there without a log is trained again, to the same weights. Raises ValueError for a log
+        that would be larger, for several processes, for --mask, and where the weights differ.
+        """
+        if self.config.mask is not None:
+            raise FlagError(
+                "training_log",
+                "expected a model that this command trains, got one by --mask. Leave one of the two out",
+                named=False,
+            )
+        if self.group.size > 1:
+            raise FlagError(
+                "training_log",
+                f"expected one process, got {self.group.size} of torchrun. Start it without torchrun",
+            )
+        path, log = self.initial_path, self.training_log
+        with locked_together(path, self.group):
+            there = self._load(path) if path.exists() else None
+            if there is not None and log.is_of(model_digest(there.model)):
+                return there
+            train = self.splits.train
+            size = self.recipe.batch_size_for(len(train), 1)
+            steps = self.recipe.epochs * math.ceil(len(train) / size)
+            check_room(log.folder, self.untrained(), steps, size, most)
+            return self._train(train, path, "train", "initial model", log=log, same_as=there)
+
+    @property
+    def training_log(self) -> TrainingLog:
+        """The log of the initial model's training, whether there is one or not."""
+        return TrainingLog(self.initial_path.with_suffix(".updates"), self._about_training("train"))
+
+    def updates(self, model: nn.Module) -> Iterator[Update]:
+        """Return the updates of the initial model's training.
+
+        Raises FileNotFoundError, with the command that makes them, without a log.
+        """
+        log = self.training_log
+        if not (log.folder / END).exists():
+            config = replace(self.config, request=ForgetRequest())
+            makes = command("baseline", base_flags_of(config) | {"training_log": []})
+            raise FileNotFoundError(
+                f"expected a training log in {log.folder}, and there is none. Make it: {makes}"
+            )
+        return log.updates(model)
+
     def ideal(self) -> Trained:
         """Load the model that is trained without the forget set, or train and save it."""
         return self._made_once(self.division.retain, self.ideal_path, self.request_identity, "ideal model")
@@ -356,7 +408,17 @@ class BaseModels:
         model, loaded = self._read(path)
         return Trained(model, path, loaded.metadata, True, time.perf_counter() - started, [])
 
-    def _train(self, images: ImageSet, path: Path, trained_on: str, label: str) -> Trained:
+    def _train(
+        self,
+        images: ImageSet,
+        path: Path,
+        trained_on: str,
+        label: str,
+        *,
+        log: TrainingLog | None = None,
+        same_as: Trained | None = None,
+    ) -> Trained:
+        """Train and save a model; with `same_as`, only train it, to the weights that this one has."""
         self.check_trainable(trained_on)
         validation_images = self.validation_of(trained_on)
         self._warn_of_duration(images, label)
@@ -373,7 +435,19 @@ class BaseModels:
             label=label,
             state=state,
             group=self.group,
+            log=log,
         )
+        if same_as is not None and not same_weights(same_as.model, model):
+            state.remove()
+            raise ValueError(
+                f"{path}: expected the weights that training gives here, got others (of another device or "
+                "version). Move this file away, and what was made from it, and start again"
+            )
+        if log is not None:
+            log.end(model_digest(model))
+        if same_as is not None:
+            state.remove()
+            return same_as
         seconds = time.perf_counter() - started + state.before
         validation = score_of(model, validation_images, self.device)
         metadata = self.metadata(

@@ -309,6 +309,7 @@ class Pipeline:
             on_epoch=self._on_epoch if self.group.first else lambda model, epoch: None,
             ideal=lambda: self.base.ideal().model,
             oracles=Oracles(partial(oracles_of, self.base), judges=judges),
+            updates=self.base.updates,
             augment=augment,
             group=self.group,
         )

@@ -32,7 +32,11 @@ from lethe.unlearn.needs import IMAGES_WITH_LABELS, NEEDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 COMMAND = "python -m lethe.report.methods_page"
-OTHERS = {"ideal": "the ideal model", "oracles": "oracles, made by `main_ideal.py --oracles N`"}
+OTHERS = {
+    "updates": "the training log, made by `main_baseline.py --training_log`",
+    "ideal": "the ideal model",
+    "oracles": "oracles, made by `main_ideal.py --oracles N`",
+}
 
 HEAD = f"""# Methods
 

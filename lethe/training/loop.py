@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,7 +22,8 @@ from lethe.training.precision import Precision, deterministic, leaves_unused, pr
 from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.training.recipe import Recipe, divergence, optimizer_of, schedule_of
 from lethe.training.shared_batch import average_gradients, outputs_of
-from lethe.training.state import Position, StateFile, restore
+from lethe.training.state import Position, State, StateFile, restore
+from lethe.training.training_log import TrainingLog, flat_weights
 
 Loss = Callable[[Tensor, Any], Tensor]  # (logits, targets of the batch) -> loss
 Progress = Callable[..., Iterable[Any]]
@@ -44,6 +46,7 @@ def fit(
     state: StateFile | None = None,
     group: ProcessGroup = ALONE,
     own_random_state: bool = True,
+    log: TrainingLog | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place on the mean cross-entropy; return loss (nats) and score (percent) per epoch.
 
@@ -53,6 +56,7 @@ def fit(
     group: the processes that train together. Each computes its part of every batch. The weights are those of
         one process up to float noise and batch norm, which normalises each part by its own statistics
     own_random_state: False takes dropout from the global random state
+    log: keeps each step's images and what it did to the weights; the caller ends it
 
     With label smoothing the loss is the smoothed one. The model ends in eval mode. Raises ValueError for an
     empty set, and for an operation without a deterministic form if the recipe asks for one;
@@ -70,7 +74,7 @@ def fit(
     seed = generator.initial_seed() + group.rank
     random_state = restored_random_state(device, seed) if own_random_state else nullcontext()
     with deterministic(recipe.deterministic), random_state:
-        training = _Training(model.to(device).train(), images, recipe, generator, device, state, group)
+        training = _Training(model.to(device).train(), images, recipe, generator, device, state, group, log)
         history = training.run(progress, label)
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return history
@@ -88,12 +92,19 @@ class _Training:
         device: torch.device,
         state: StateFile | None,
         group: ProcessGroup,
+        log: TrainingLog | None,
     ) -> None:
         self.images, self.recipe, self.generator = images, recipe, generator
-        self.device, self.state, self.group = device, state, group
+        self.device, self.state, self.group, self.log = device, state, group, log
         self.size = recipe.batch_size_for(len(images), group.size)
         self.per_epoch = math.ceil(len(images) / self.size)
         kept = group.broadcast(state.read(model) if state is not None and group.first else None)
+        if log is not None and not log.begin(self._steps_before(kept)):
+            warnings.warn(
+                f"the training starts over: {log.folder} lacks steps of the one that was interrupted",
+                stacklevel=2,
+            )
+            kept = None
         self.position: Position = kept.position if kept else Position()
         if kept:
             self.precision: Precision = kept.precision
@@ -104,7 +115,7 @@ class _Training:
         self.optimizer = optimizer_of(list(model.parameters()), recipe)
         self.schedule = schedule_of(self.optimizer, recipe, len(images), group.size)
         if kept:
-            done = self.position.epoch * self.per_epoch + self.position.step
+            done = self._steps_before(kept)
             restore(kept, model, self.optimizer, self.schedule, generator, device, done)
             if not group.first:  # the state has the sums of all processes and the random state of the first
                 self.position.total = self.position.correct = 0.0
@@ -133,7 +144,10 @@ class _Training:
         at, group = self.position, self.group
         before = self.generator.get_state()
         total, correct = (torch.tensor(value, device=self.device) for value in (at.total, at.correct))
-        batches = self.images.batches(
+        # A log knows images by their indexes: then their positions come in place of their labels.
+        rows = torch.arange(len(self.images), device=self.images.labels.device)
+        source = self.images if self.log is None else replace(self.images, labels=rows)
+        batches = source.batches(
             self.size,
             generator=self.generator,
             device=self.device,
@@ -144,7 +158,10 @@ class _Training:
         for x, y in batches:
             next(steps)
             at.step += 1
-            loss, logits = self._step(x, y)
+            if self.log is None:
+                loss, logits = self._step(x, y)
+            else:
+                y, loss, logits = self._logged_step(x, y, self.log)
             total += loss * len(y)
             correct += (logits.argmax(1) == y).sum()
             if (
@@ -179,6 +196,19 @@ class _Training:
         self.schedule.step()
         self.unchecked.append(loss.detach())
         return self.unchecked[-1], logits.detach()
+
+    def _logged_step(self, x: Tensor, positions: Tensor, log: TrainingLog) -> tuple[Tensor, Tensor, Tensor]:
+        """Take a step and log it; return its labels, and what `_step` returns."""
+        before = flat_weights(self.model)
+        rows = positions.to(self.images.labels.device)
+        y = self.images.labels[rows].to(positions.device)
+        loss, logits = self._step(x, y)
+        log.add(self.images.indexes[rows], flat_weights(self.model) - before)
+        return y, loss, logits
+
+    def _steps_before(self, kept: State | None) -> int:
+        """Return the number of steps that the state of an interrupted training has behind it."""
+        return kept.position.epoch * self.per_epoch + kept.position.step if kept else 0
 
     def _check_losses(self) -> bool:
         """Raise FloatingPointError if a loss is not finite; return whether the state is due to be written."""
@@ -216,6 +246,8 @@ class _Training:
         """`sums` (2,): loss and correct predictions of this epoch, over all processes."""
         at = self.position
         (at.total, at.correct), at.seconds = sums.tolist(), time.perf_counter() - self.begun
+        if self.log is not None:  # the state never is ahead of the log
+            self.log.flush()
         if self.state is not None and self.group.first:
             self.state.write(self.model, self.optimizer, generator_state, at, self.precision, self.device)
 
