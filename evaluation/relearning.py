@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lethe.data import ImageSet, forward_batch
 from lethe.evaluation.model_outputs import outputs_of
 from lethe.training import descend, generator_for
+from lethe.training.optimizers import AdamW
 
 SHARE = 0.95
 
@@ -65,7 +66,7 @@ def relearn_steps(
     """
     _check(forget, initial_score, batch_size=batch_size, cap=cap, judged_on=judged_on)
     student = copy.deepcopy(model).to(device).eval().requires_grad_(True)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0, fused=True)
+    optimizer = AdamW(student.parameters(), lr=lr, weight_decay=0.0, fused=True)
     images = forget.to(device)
     judged = _drawn(images, judged_on, seed)
     exam = list(judged.batches(forward_batch(device), device=device))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
+from lethe.training.optimizers import Adam
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune
 from lethe.unlearn.random_label import relabelled
@@ -44,5 +44,5 @@ def amnesiac(
     student = copy_of(model)
     wrong = relabelled(data.forget, data.classes, data.generator("amnesiac", "labels"))
     passes = [Pass("train", wrong.joined(data.retain).to(data.device))]
-    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    optimizer = Adam(student.parameters(), lr=unlearn_lr)
     return fine_tune(student, data, "amnesiac", lambda _: passes, optimizer, unlearn_epochs, batch_size)

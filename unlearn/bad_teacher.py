@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lethe.training.optimizers import Adam
 from lethe.unlearn.blocks import redraw_of
 from lethe.unlearn.forget_and_retain import with_share_of_retain
 from lethe.unlearn.fresh_weights import redrawn
@@ -77,7 +78,7 @@ def bad_teacher(
         return F.kl_div(learned, taught, reduction="batchmean", log_target=True)
 
     plan = [Pass("imitation", images, divergence, numbered=True)]
-    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    optimizer = Adam(student.parameters(), lr=unlearn_lr)
     return fine_tune(student, data, "bad_teacher", lambda _: plan, optimizer, unlearn_epochs, batch_size)
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from lethe.training.optimizers import Adam
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.retain_tuning import tune_on_retain
 from lethe.unlearn.settings import BatchSize, Epochs, LearningRate
@@ -68,7 +69,7 @@ def ct(
     """
     student = copy_of(model)
     transpose(student)
-    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    optimizer = Adam(student.parameters(), lr=unlearn_lr)
     return tune_on_retain(
         student,
         data,

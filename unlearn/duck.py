@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lethe.training.optimizers import Adam
 from lethe.training.shared_batch import average_gradients, outputs_of
 from lethe.unlearn.blocks import classifier_of
 from lethe.unlearn.features import Features, check_classifier, features_of
@@ -84,7 +85,7 @@ def duck(
     centroids = nearest_centroids(
         features_of(model, data.forget, data), data.forget.labels, centroids_of(model, data)
     )
-    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    optimizer = Adam(student.parameters(), lr=unlearn_lr)
     size = batch_size_for((data.forget, data.retain), batch_size)
     order, noise, moves = (data.generator("DUCK", what) for what in ("forget", "dropout", "augmentation"))
     forget, retain = numbered(data.forget.to(data.device)), endless(data, data.retain, size, "DUCK", "retain")

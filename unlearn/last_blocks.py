@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 from torch import nn
 
 from lethe.flag_error import FlagError
+from lethe.training.optimizers import SGD
 from lethe.unlearn.blocks import Block, blocks_of, redraw_of
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.retain_tuning import tune_on_retain
@@ -192,7 +192,7 @@ def _train(
         student,
         data,
         name,
-        optimizer=torch.optim.SGD(weights, lr=lr, momentum=0.9, weight_decay=decay),
+        optimizer=SGD(weights, lr=lr, momentum=0.9, weight_decay=decay),
         unlearn_epochs=epochs,
         batch_size=size,
         trained=trained,

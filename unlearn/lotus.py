@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lethe.data import ImageSet
 from lethe.signature import Range, Search
 from lethe.training import descend
+from lethe.training.optimizers import AdamW
 from lethe.unlearn.forget_and_retain import logits_of, with_share_of_retain
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.settings import RESOLVED, BatchSize, Epochs, LearningRate, Share, WeightDecay
@@ -84,7 +85,7 @@ def lotus(
     order, noise, dropout, moves = (
         data.generator("LoTUS", purpose) for purpose in ("order", "noise", "dropout", "augmentation")
     )
-    optimizer = torch.optim.AdamW(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+    optimizer = AdamW(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
     size, unseen = without_a_last_single(images, batch_size), accuracy_unseen(model, data)
     gap = accuracy(student, data.forget, data) - unseen
     history: list[dict[str, float]] = []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.data import ImageSet
+from lethe.training.optimizers import Adam
 from lethe.unlearn import passes
 from lethe.unlearn.forget_and_retain import numbered
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of
@@ -35,7 +36,7 @@ def match(
     student = copy_of(model)
     images = images_to_match(data, name, retain_multiplier, forget_multiplier)
     targets = logits_for(images)
-    optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+    optimizer = Adam(student.parameters(), lr=unlearn_lr)
     initial = [parameter.detach().clone() for parameter in student.parameters()]
 
     def difference(logits: Tensor, positions: Tensor) -> Tensor:

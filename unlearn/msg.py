@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lethe.flag_error import FlagError
+from lethe.training.optimizers import SGD, Adam
 from lethe.unlearn.fisher_information import Tensors, batch_gradient
 from lethe.unlearn.fresh_weights import reset_entries
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
@@ -80,12 +81,12 @@ def msg(
     student = copy_of(model)
     if msg_variant == "dine":
         reset(student, lowest(smaller_gradients(student, data, batch_size), reset_share), data)
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr)
+        optimizer: torch.optim.Optimizer = Adam(student.parameters(), lr=unlearn_lr)
     else:
         differences = gradient_differences(student, data, batch_size)
         chosen = lowest({name: differences[name] for name in _kernels(student)}, reset_share)
         reinitialise(student, chosen, data)
-        optimizer = torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=0.9, weight_decay=5e-4)
+        optimizer = SGD(student.parameters(), lr=unlearn_lr, momentum=0.9, weight_decay=5e-4)
         slow_down_others(optimizer, student, chosen)
     return tune_on_retain(
         student,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lethe.data import ImageSet
 from lethe.training import descend
 from lethe.training.loop import Loss
+from lethe.training.optimizers import SGD
 from lethe.unlearn.impl import ForgetData, Unlearned
 from lethe.unlearn.teacher import seen
 from lethe.unlearn.train_mode import train_mode, without_a_last_single
@@ -51,7 +52,7 @@ def sgd(student: nn.Module, unlearn_lr: float, momentum: float, weight_decay: fl
 
     g <- g + weight_decay theta; b <- momentum b + g; theta <- theta - unlearn_lr b
     """
-    return torch.optim.SGD(student.parameters(), lr=unlearn_lr, momentum=momentum, weight_decay=weight_decay)
+    return SGD(student.parameters(), lr=unlearn_lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def fine_tune(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.flag_error import FlagError
+from lethe.training.optimizers import Adam
 from lethe.unlearn import rewinding
 from lethe.unlearn.add_ons import AddOnName, add_on_of
 from lethe.unlearn.dual_optimizer import DualOptimizer, forget_optimizer
@@ -208,7 +209,7 @@ def scrub(
     if scrub_recipe == "large":
         optimizer: torch.optim.Optimizer = sgd(student, unlearn_lr, momentum, weight_decay)
     else:
-        optimizer = torch.optim.Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
+        optimizer = Adam(student.parameters(), lr=unlearn_lr, weight_decay=weight_decay)
 
     def plan(epoch: int) -> list[Pass]:
         for group in optimizer.param_groups:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.training import descend
+from lethe.training.optimizers import AdamW
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
 from lethe.unlearn.passes import check_finite
 from lethe.unlearn.settings import BatchSize, Count, LearningRate, MaskLayer
@@ -65,7 +66,7 @@ def sft(
     layer = masked_layer(student, data, mask_layer).layer
     student.requires_grad_(False)
     layer.weight.requires_grad_(True)
-    optimizer = torch.optim.AdamW([layer.weight], lr=sft_lr)
+    optimizer = AdamW([layer.weight], lr=sft_lr)
     batches = itertools.islice(_batches(data, sft_mode, sft_batch), sft_steps)
     steps = data.progress(batches, "SFT", sft_steps)
     losses = descend(student, steps, optimizer=optimizer, group=data.group)

@@ -15,6 +15,7 @@ from lethe.data import ImageSet
 from lethe.flag_error import FlagError
 from lethe.registry import Entry
 from lethe.signature import Help
+from lethe.training.optimizers import Adam
 from lethe.training.shared_batch import mean_gradients, outputs_of
 from lethe.unlearn import passes
 from lethe.unlearn.add_ons import ADD_ONS, AddOn, Gradients, Step, add_on_of
@@ -62,7 +63,7 @@ def descend_both(
         # A rule is no linear function: it gets the gradients of the whole batch.
         return mean_gradients(gradients_of(loss, parameters, retain_graph=retain_graph), data.group)
 
-    optimizer = torch.optim.Adam(parameters, lr=unlearn_lr)
+    optimizer = Adam(parameters, lr=unlearn_lr)
     size = batch_size_for((data.forget, data.retain), batch_size)
     order, noise, moves = (data.generator(name, purpose) for purpose in ("forget", "dropout", "augmentation"))
     retain_batches = seen(endless(data, numbered(data.retain), size, name, "retain"))

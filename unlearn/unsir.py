@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lethe.data import ImageSet
 from lethe.models import evaluating
 from lethe.training import descend
+from lethe.training.optimizers import Adam
 from lethe.unlearn import passes
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.settings import BatchSize, Count, CountFromZero, Epochs, LearningRate
@@ -97,7 +98,7 @@ def noise_against(model: nn.Module, data: ForgetData, label: int, count: int, st
     drawn = torch.randn((count, *example.shape[1:]), generator=data.generator("UNSIR", "noise", label))
     noise = drawn.to(data.device, example.dtype).requires_grad_(True)
     labels = torch.full((count,), label, device=data.device)
-    optimizer = torch.optim.Adam([noise], lr=NOISE_LR)
+    optimizer = Adam([noise], lr=NOISE_LR)
     with evaluating(model):
         for _ in range(steps):
             penalty = NOISE_PENALTY * noise.square().flatten(1).sum(1).mean()
@@ -152,7 +153,7 @@ def _train(
     single_images: bool,
     before: int = 0,
 ) -> list[dict[str, float]]:
-    optimizer = torch.optim.Adam(student.parameters(), lr=rate)
+    optimizer = Adam(student.parameters(), lr=rate)
     dropout, history = data.generator("UNSIR", part, "dropout"), []
     for epoch in data.progress(range(before + 1, before + epochs + 1), f"UNSIR, {part}"):
         with train_mode(student, dropout, data.device, single_images=single_images):

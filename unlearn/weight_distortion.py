@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.training.loop import Loss
+from lethe.training.optimizers import Adam
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune
 from lethe.unlearn.settings import BatchSize, BetweenZeroAndOne, Epochs, LearningRate, Positive, Weight
@@ -187,5 +188,5 @@ def tuned(
 ) -> Unlearned:
     """Fine-tune on the retain set by Adam, batch norm by each batch's statistics."""
     passes = [Pass("retain", data.retain.to(data.device), loss)]
-    optimizer = torch.optim.Adam(student.parameters(), lr=lr)
+    optimizer = Adam(student.parameters(), lr=lr)
     return fine_tune(student, data, name, lambda _: passes, optimizer, epochs, batch_size)

@@ -324,7 +324,7 @@ def descend(
 
 
 def warm_up() -> None:
-    """Step an optimiser once: the first step imports modules for seconds, which are no method's own."""
+    """Step an optimiser of torch's once: the first step imports modules for a second, no method's own."""
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     torch.optim.SGD([weight], lr=0.0).step()

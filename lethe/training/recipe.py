@@ -13,6 +13,7 @@ from lethe.data.augmentation import Augmentation, augmentations, augmentations_o
 from lethe.flag_error import FlagError
 from lethe.registry import Entry
 from lethe.signature import Help, Range, Search
+from lethe.training.optimizers import SGD, AdamW
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["one_cycle", "cosine"]
@@ -144,8 +145,8 @@ def divergence(recipe: Recipe, epoch: int, how: str) -> str:
 def optimizer_of(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of these parameters."""
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
+        return AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return SGD(
         parameters, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay, fused=True
     )
 

@@ -12,6 +12,7 @@ from lethe.data import ImageSet
 from lethe.models import MaskedLayer
 from lethe.system.device import CPU, restored_random_state
 from lethe.training import Tensors, computed_once, digest_of
+from lethe.training.optimizers import AdamW
 from lethe.training.storage import tensors_beside
 from lethe.unlearn.impl import ForgetData
 from lethe.unlearn.mimu import ranking
@@ -186,9 +187,7 @@ def _train(
     They stay on the device: reading them at each step would wait for it.
     """
     generator = data.generator("MIMU", "training")
-    optimizer = torch.optim.AdamW(
-        gcn.parameters(), lr=training.gcn_lr, weight_decay=training.gcn_weight_decay
-    )
+    optimizer = AdamW(gcn.parameters(), lr=training.gcn_lr, weight_decay=training.gcn_weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.gcn_steps)
     labels = factors.labels.cpu()
     for _ in data.progress(range(training.gcn_steps), "MIMU network"):

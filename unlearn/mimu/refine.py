@@ -14,6 +14,7 @@ from lethe.data import ImageSet
 from lethe.flag_error import FlagError
 from lethe.models import MaskedLayer
 from lethe.training import Progress, silent
+from lethe.training.optimizers import Adam
 from lethe.unlearn.impl import ForgetData
 from lethe.unlearn.mimu.inputs import LayerInputs, inputs_of
 from lethe.unlearn.mimu.objective import masked_logits
@@ -91,7 +92,7 @@ def refined_on(
     scores = scores.float()  # binary scores are ranks in float64
     spread = scores.std()
     refined_scores = ((scores - scores.mean()) / torch.where(spread > 0, spread, 1.0)).requires_grad_(True)
-    optimizer = torch.optim.Adam([refined_scores], lr=settings.lr)
+    optimizer = Adam([refined_scores], lr=settings.lr)
     for _ in progress(range(steps), "MIMU refinement"):
         soft, hard = soft_topk(refined_scores, kappa, settings.tau), hard_topk(refined_scores.detach(), kappa)
         mask = (1 - straight_through(soft, hard)).view(1, *layer.shape)
