@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import lethe
 from lethe.data import ForgetRequest, ImageSet
 from lethe.models import split_at
 from lethe.unlearn import METHODS, ForgetData, resolved, unlearn
@@ -228,6 +229,13 @@ def test_one_image_a_class_is_drawn_at_least(model, digits, monkeypatch):
     layer = split_at(model, LAYER, torch.zeros(2, 1, 8, 8))
     inputs = inputs_of_request(model, layer, ForgetData.of(digits, ForgetRequest((3,))))
     assert (len(inputs.gone), len(inputs.retain)) == (1, 9)
+
+
+def test_what_is_missed_is_a_warning_in_python(model, digits):
+    data = ForgetData.of(digits, ForgetRequest((3,)))
+    with pytest.warns(UserWarning, match="MIMU: missed its targets"):
+        result = lethe.forget(model, data, "MIMU", ranking="set_difference")
+    assert result.misses.startswith("missed its targets")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

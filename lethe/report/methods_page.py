@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lethe.commands import named
 from lethe.registry import Entry, first_paragraph
 from lethe.report.markdown import (
     bullets,
@@ -32,11 +33,6 @@ from lethe.unlearn.needs import IMAGES_WITH_LABELS, NEEDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 COMMAND = "python -m lethe.report.methods_page"
-OTHERS = {
-    "updates": "the training log, made by `main_baseline.py --training_log`",
-    "ideal": "the ideal model",
-    "oracles": "oracles, made by `main_ideal.py --oracles N`",
-}
 
 HEAD = f"""# Methods
 
@@ -169,7 +165,10 @@ def _in_short(entry: Entry[Any]) -> str:
 def _other_needs(entry: Entry[Any]) -> list[str]:
     """Return what a method needs beside images and labels, in words."""
     other = [need for need in entry.facts.needs if need not in IMAGES_WITH_LABELS]
-    return [OTHERS.get(need, NEEDS.get(need, need)) for need in other]
+    oracles = f"oracles, made by `{named('ideal')} --oracles N`"
+    updates = f"the training log, made by `{named('baseline')} --training_log`"
+    words = {**NEEDS, "updates": updates, "ideal": "the ideal model", "oracles": oracles}
+    return [words.get(need, need) for need in other]
 
 
 def _needs(entry: Entry[Any]) -> list[str]:
