@@ -13,6 +13,7 @@ from lethe.models.masked_layer import (
     split_at,
     tail_at,
 )
+from lethe.models.work import step_work
 from lethe.registry import import_modules
 
 checkout.alias(__name__)
@@ -37,6 +38,7 @@ __all__ = [
     "linear_layers",
     "register",
     "split_at",
+    "step_work",
     "switched_off",
     "tail_at",
     "uncompiled",

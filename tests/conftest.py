@@ -20,6 +20,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("untimed", deadline=None)  # on a busy machine an example takes any time
 settings.load_profile("untimed")
 logging.getLogger().addHandler(logging.NullHandler())  # nothing but a program's own handlers writes to stderr

@@ -235,15 +235,16 @@ def test_a_model_that_diverges_ends_all():
     ("count", "threads", "sizes"),
     [(1, 2, [1]), (2, 2, [1, 1]), (16, 2, [8, 8]), (17, 2, [5, 6, 6]), (9, 1, [4, 5])],
 )
-def test_parts_are_small_and_there_is_one_for_every_thread(count, threads, sizes, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_parts_are_small_and_there_is_one_for_every_core(count, threads, sizes, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     parts = many._parts(slice(0, count), 8)
     assert [index for part in parts for index in range(count)[part]] == list(range(count))
     assert sorted(len(range(count)[part]) for part in parts) == sizes
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -284,6 +285,6 @@ def test_an_error_in_one_thread_ends_the_others(two_threads):
 
 
 def test_more_models_at_once_where_they_are_perceptrons(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     perceptron, convolutions = (build(arch, (1, 8, 8), 10, seed=0) for arch in ("mlp", "cnn"))
     assert (models_at_once(perceptron, "cpu"), models_at_once(convolutions, "cpu")) == (16, 2)

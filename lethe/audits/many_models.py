@@ -23,6 +23,7 @@ from lethe.experiment.base_models import BaseModels
 from lethe.experiment.identity import MASKED, CheckedConfig, origin_tags, run_params
 from lethe.experiment.model_sets import ModelSpec, oracles_of
 from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.system.threads import computing_with
 from lethe.tracking.finished import HASH
 from lethe.tracking.run import TrackedRun, tracked_run
 from lethe.training import Progress, checkpoint_digest, checkpoint_header_digest, load_checkpoint, warm_up
@@ -112,7 +113,8 @@ def audit_run(job: CheckedConfig, kind: str, name: str, params: Mapping[str, Any
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     tags = {"audit": kind, **origin_tags(job), HASH: settings_hash}
     begun = tracked_run(job.experiment, name, tags=tags, columns=names_in("overview"))
-    with locked(job.base.save_dir / settings_hash), begun as run:
+    threads = computing_with(job.base.threads)
+    with locked(job.base.save_dir / settings_hash), threads, begun as run:
         run.params(params)
         log_code(run, job.entries)
         yield run

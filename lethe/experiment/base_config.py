@@ -34,6 +34,7 @@ class BaseConfig:
         seed: all randomness
         split_seed: the train / validation / test split
         device: auto, cpu, cuda, cuda:1, ...
+        threads: of torch on the processor. Results differ in their last digits with another number
         normalize: how images are normalised: data, by the training images' mean and deviation; none, pixels
             in [0, 1]; MEAN,...:STD,..., a number a channel or one for all; auto, as the models' own files
             say, else data
@@ -60,6 +61,9 @@ class BaseConfig:
     seed: Seed = 1
     split_seed: Seed = 0
     device: str = "auto"
+    threads: Annotated[
+        int | None, Range(1), Shown("N", "OMP_NUM_THREADS, else by the work of a training step and the cores")
+    ] = None
     normalize: Annotated[str, Shown("HOW")] = AUTO
     save_dir: Annotated[Path | None, Shown("FOLDER", "./results/<dataset>")] = None
     mask: Annotated[Path | None, Shown("FILE", "<save_dir>/<seed><arch>_ep<epochs>.safetensors")] = None

@@ -46,10 +46,12 @@ from lethe.models import (
     evaluating,
     fails_on_one,
     is_builtin,
+    step_work,
 )
 from lethe.registry import Entry
 from lethe.system.device import device_named
 from lethe.system.temporary_files import remove_left_over
+from lethe.system.threads import computing_with, threads_for
 from lethe.training import (
     Loaded,
     Metadata,
@@ -303,6 +305,14 @@ class BaseModels:
         arch = self.config.arch or self.architecture.name
         return build(arch, shape, self.splits.classes, seed=seed, options=self.options).to(self.device)
 
+    @cached_property
+    def threads(self) -> int:
+        """The threads that torch computes with here: as asked, else by the work of a training step."""
+        if self.config.threads is not None:
+            return self.config.threads
+        size = self.recipe.batch_size_for(len(self.splits.train), self.group.size)
+        return threads_for(step_work(self.untrained(), self._few_images(1), size))
+
     def initial(self) -> Trained:
         """Load the model that is trained on everything, or train and save it."""
         return self._made_once(self.splits.train, self.initial_path, "train", "initial model")
@@ -362,7 +372,7 @@ class BaseModels:
         """Load a model, or train it in one process (or one torchrun); others wait and load it."""
         made = None
         if not self.group.broadcast(path.exists()):
-            with locked_together(path, self.group):
+            with locked_together(path, self.group), computing_with(self.threads):
                 if not self.group.broadcast(path.exists()):
                     made = self._train(images, path, trained_on, label)
         made = made or self._load(path)

@@ -119,6 +119,7 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "mask": checked.base.initial_path,
         "ideal": checked.config.ideal,
         "device": checked.base.device,
+        "threads": checked.base.threads,
         "processes": checked.base.group.size,
         "experiment": checked.experiment,
         "checkpoint_epochs": text_of(checked.checkpoint_epochs),

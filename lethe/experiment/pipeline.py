@@ -50,6 +50,7 @@ from lethe.registry import Entry
 from lethe.report.run_warning import RunWarning, in_one_line
 from lethe.system.device import restored_random_state
 from lethe.system.progress_place import progress_bar
+from lethe.system.threads import computing_with
 from lethe.system.timed import timed
 from lethe.tracking.run import TrackedRun, tracked_run
 from lethe.tracking.store import check_store
@@ -158,6 +159,10 @@ class Pipeline:
 
         An exception ends it as FAILED with the error in a tag, Ctrl-C as KILLED.
         """
+        with computing_with(self.base.threads):
+            return self._run(nested=nested, tags=tags)
+
+    def _run(self, *, nested: bool, tags: Mapping[str, str]) -> Result:
         started = time.perf_counter()
         self._start_afresh()
         checked = self.checked
@@ -218,7 +223,8 @@ class Pipeline:
         """
         initial = self.base.initial()
         self.ideal()
-        unlearn(self.checked.config.unlearn, initial.model, self.checked.data, **self.checked.settings)
+        with computing_with(self.base.threads):
+            unlearn(self.checked.config.unlearn, initial.model, self.checked.data, **self.checked.settings)
 
     def _result(self, record: RunRecord, path: Path) -> Result:
         """Return what Python gets of a finished run. path: the raw metrics JSON."""

@@ -19,19 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from lethe.sweeps.job_queue import Crashed, Finished, Job, Message
+from lethe.system.threads import processor_count, take_share, threads_asked
 from lethe.termination import heed_signals
-from lethe.tracking.folder_process import processor_count
 
 GRACE_SECONDS = 20  # for a run to end as KILLED
 
 
 @dataclass(frozen=True)
 class Place:
-    """The log, the threads of torch and the GPU of a worker. `gpu`: None shows it all GPUs."""
+    """The log, the cores and the GPU of a worker. `gpu`: None shows it all GPUs.
+
+    asked: the user has set that torch computes with so many threads; else they are the most.
+    """
 
     log: Path
     threads: int
     gpu: str | None = None
+    asked: bool = False
 
 
 @dataclass
@@ -117,25 +121,17 @@ def places(workers: int, gpus: Sequence[str], logs: Path) -> list[Place]:
 
     OMP_NUM_THREADS, if set, is the number of threads instead.
     """
-    threads = threads_asked() or max(1, processor_count() // workers)
+    asked = threads_asked()
+    threads = asked or max(1, processor_count() // workers)
     return [
-        Place(logs / f"worker{number + 1}.log", threads, gpus[number % len(gpus)] if gpus else None)
+        Place(
+            logs / f"worker{number + 1}.log",
+            threads,
+            gpus[number % len(gpus)] if gpus else None,
+            asked=asked is not None,
+        )
         for number in range(workers)
     ]
-
-
-def threads_asked() -> int | None:
-    """Return OMP_NUM_THREADS, of a list (4,2: nested threads) the first number; None if it is not set.
-
-    Raises ValueError if it is no number.
-    """
-    text = os.environ.get("OMP_NUM_THREADS")
-    if not text:
-        return None
-    first = text.split(",")[0].strip()
-    if not first.isdecimal() or int(first) < 1:
-        raise ValueError(f"OMP_NUM_THREADS: expected an integer >= 1, got {text!r}. Correct or unset it")
-    return int(first)
 
 
 @contextmanager
@@ -157,6 +153,8 @@ def work(pipe: Connection, place: Place, known: Collection[tuple[str, str]]) -> 
     if place.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.gpu
     os.environ["OMP_NUM_THREADS"] = str(place.threads)
+    if not place.asked:
+        take_share(place.threads)
     write_to(place.log)
     try:
         # torch reads the environment when it is imported, so this import comes after the settings above.

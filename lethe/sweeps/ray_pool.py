@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.sweeps.job_queue import Crashed, Job, Message, Outcome
-from lethe.sweeps.local_pool import threads_asked
+from lethe.system.threads import threads_asked
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that `lethe` is in
 LOCAL = "local"
@@ -142,7 +142,10 @@ class Actor:
         # torch reads the environment when it is imported, so these imports come after the settings above.
         from lethe.sweeps.local_pool import write_to
         from lethe.sweeps.warm_worker import WarmWorker
+        from lethe.system.threads import take_share
 
+        if threads is None:
+            take_share(1)
         write_to(Path(logs) / f"ray{number + 1}.log")
         self.worker = WarmWorker(int(os.environ["OMP_NUM_THREADS"]), known)
 

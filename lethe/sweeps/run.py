@@ -145,7 +145,7 @@ def some_words(text: str) -> tuple[str, ...]:
 
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError for wrong numbers of workers, and for places that can't be written."""
-    from lethe.sweeps.local_pool import threads_asked
+    from lethe.system.threads import threads_asked
 
     threads_asked()
     _check_places(options)
@@ -280,7 +280,7 @@ def _texts_of(run: Run) -> set[str]:
 def pool_of(options: argparse.Namespace, jobs: Sequence[Job]) -> WorkerPool:
     """Return the workers. Before they start, the tracking store is made and asked for finished runs."""
     from lethe.sweeps.local_pool import LocalPool, places
-    from lethe.tracking.folder_process import processor_count
+    from lethe.system.threads import processor_count
     from lethe.tracking.store import check_store
 
     check_store()
@@ -294,7 +294,7 @@ def pool_of(options: argparse.Namespace, jobs: Sequence[Job]) -> WorkerPool:
 def _ray_pool(options: argparse.Namespace, asked: int, jobs: Sequence[Job]) -> WorkerPool:
     """Return as many actors as asked for (0: as the cluster has room for). Warns if there is less room."""
     from lethe.sweeps.ray_pool import RayPool, connected, room
-    from lethe.tracking.folder_process import processor_count
+    from lethe.system.threads import processor_count
 
     gpu_share = 1 / options.jobs_per_gpu if options.gpus else 0
     ray = connected(options.address, min(asked or min(processor_count(), MOST_WORKERS), len(jobs)))

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from lethe.system.threads import processor_count
 from lethe.tracking.run_folder import Found, Place, read_places
 from lethe.tracking.selection import Selection
 
@@ -49,11 +50,6 @@ def found_in(places: Sequence[Place], selection: Selection, processes: int | Non
                     "a process that reads run folders ended too early: was it killed, or is memory short?"
                 )
                 raise OSError(f"{message} Start again") from None
-
-
-def processor_count() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from lethe.data import ImageSet, Normalisation
 from lethe.data.augmentation import augmentations
 from lethe.system.device import restored_random_state, seed_random_state
 from lethe.system.progress_place import silent
+from lethe.system.threads import computing_with
 from lethe.training.precision import Precision, deterministic, leaves_unused, precision_of
 from lethe.training.process_group import ALONE, ProcessGroup
 from lethe.training.recipe import Recipe, divergence, optimizer_of, schedule_of
@@ -75,7 +76,8 @@ def fit(
     random_state = restored_random_state(device, seed) if own_random_state else nullcontext()
     with deterministic(recipe.deterministic), random_state:
         training = _Training(model.to(device).train(), images, recipe, generator, device, state, group, log)
-        history = training.run(progress, label)
+        with computing_with(training.threads):
+            history = training.run(progress, label)
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return history
 
@@ -106,6 +108,7 @@ class _Training:
             )
             kept = None
         self.position: Position = kept.position if kept else Position()
+        self.threads = kept.threads if kept else torch.get_num_threads()
         if kept:
             self.precision: Precision = kept.precision
         else:

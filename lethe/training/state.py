@@ -20,6 +20,7 @@ from lethe.training.storage import read_tensors, write_tensors
 
 KIND = "training state"
 SECONDS = 5.0  # at least, between two writes
+MOST_THREADS = 4096  # that a file may ask for
 SHARE = 50  # times the duration of a write, at least, between two: writing costs at most 2 %
 
 Tensors = dict[str, Tensor]
@@ -44,12 +45,16 @@ class Position:
 
 @dataclass
 class State:
-    """A training state from a file; `groups` are the optimiser's parameter groups."""
+    """A training state from a file.
+
+    groups: the optimiser's parameter groups. threads: of torch, which decide the last digits.
+    """
 
     position: Position
     precision: Precision
     tensors: Tensors
     groups: list[dict[str, Any]]
+    threads: int
 
 
 class StateFile:
@@ -98,6 +103,7 @@ class StateFile:
             "position": asdict(position),
             "way": asdict(precision),
             "groups": groups,
+            "threads": torch.get_num_threads(),
         }
         try:
             write_tensors(self.path, tensors, header)
@@ -144,8 +150,9 @@ class StateFile:
 def _state(header: Mapping[str, Any], tensors: Tensors) -> State | None:
     """Parse a state; None if `StateFile.write` did not write it."""
     position, precision, groups = (header.get(name) for name in ("position", "way", "groups"))
+    threads = header.get("threads", torch.get_num_threads())  # older states have none
     try:
-        state = State(Position(**position), Precision(**precision), tensors, groups)  # type: ignore[arg-type]
+        state = State(Position(**position), Precision(**precision), tensors, groups, threads)  # type: ignore[arg-type]
     except TypeError:  # no mappings, or of other names
         return None
     at = state.position
@@ -158,7 +165,8 @@ def _state(header: Mapping[str, Any], tensors: Tensors) -> State | None:
     )
     precisions = all(isinstance(value, bool) for value in asdict(state.precision).values())
     one_group = isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)
-    return state if counts and sums and epochs and precisions and one_group else None
+    threaded = type(threads) is int and 1 <= threads <= MOST_THREADS
+    return state if counts and sums and epochs and precisions and one_group and threaded else None
 
 
 def _fits(state: State, model: nn.Module) -> bool:

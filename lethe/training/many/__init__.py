@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.data import ImageSet
+from lethe.system.threads import usable_cores
 from lethe.training.loop import Progress, fit, silent, trial_batch
 from lethe.training.many.batches import SharedImages
 from lethe.training.many.linear_stack import LinearStack
@@ -48,7 +49,7 @@ def fit_many(
     up to float noise and dropout, which uses the global random state. Batch order and augmentation of model k
     come from generators[k] alone. Every model has its own running statistics. The models end in eval mode.
 
-    On a CPU each of torch's threads trains a part of the models: perceptrons as `LinearStack`s, others one
+    On a CPU a thread on each core trains a part of the models: perceptrons as `LinearStack`s, others one
     after another. On a GPU all models take each step at once, unless the recipe needs other than plain steps
     (label smoothing, bf16, ...). The images are in memory once, as floats unless they are augmented.
 
@@ -123,12 +124,12 @@ def models_at_once(model: nn.Module, device: torch.device | str) -> int:
     """Return how many models keep the device busy: more are no faster, and more are lost on a kill."""
     if torch.device(device).type != "cpu":
         return GPU_MODELS
-    return torch.get_num_threads() * (CPU_STACK if LinearStack.takes(model) else 1)
+    return usable_cores() * (CPU_STACK if LinearStack.takes(model) else 1)
 
 
 def _parts(whole: slice, most: int) -> list[slice]:
-    """Divide into equal parts of at most `most` models, with a part for each thread if possible."""
-    count = max(-(-whole.stop // most), min(torch.get_num_threads(), whole.stop))
+    """Divide into equal parts of at most `most` models, with a part for each core if possible."""
+    count = max(-(-whole.stop // most), min(usable_cores(), whole.stop))
     ends = [whole.stop * number // count for number in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
 

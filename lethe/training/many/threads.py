@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from lethe.system.threads import computing_with, usable_cores
 from lethe.training.loop import Progress
 
 Result = TypeVar("Result")
@@ -26,13 +27,13 @@ def side_by_side(
     progress: Progress,
     label: str,
 ) -> list[Result]:
-    """Return the results of `work(part, ticking)` for all parts, in order, on as many threads as torch.
+    """Return the results of `work(part, ticking)` for all parts, in order, on a thread for each core.
 
     Each part iterates over `ticking(...)` of its `steps` steps; `progress` shows the steps of all parts. If a
     part raises, the others stop at their next step, and its error is raised. Independent threads are faster
     than operations divided among threads, all the more on a busy machine.
     """
-    threads, stopped, ticks = torch.get_num_threads(), Event(), SimpleQueue[bool]()
+    stopped, ticks = Event(), SimpleQueue[bool]()
 
     def ticking(every: Iterable[Any], label: str, total: int | None = None) -> Iterator[Any]:
         for step in every:
@@ -52,18 +53,16 @@ def side_by_side(
             stopped.set()
             ticks.put(False)
 
-    try:
-        with ThreadPoolExecutor(min(threads, len(parts))) as pool:
-            try:
-                futures = [pool.submit(in_one_thread, part) for part in parts]
-                for future in futures:
-                    future.add_done_callback(ended)
-                _show(progress(range(steps * len(parts)), label), ticks)
-                return _results(futures)
-            finally:
-                stopped.set()
-    finally:
-        torch.set_num_threads(threads)
+    pool = ThreadPoolExecutor(min(usable_cores(), len(parts)))
+    with computing_with(1), pool:
+        try:
+            futures = [pool.submit(in_one_thread, part) for part in parts]
+            for future in futures:
+                future.add_done_callback(ended)
+            _show(progress(range(steps * len(parts)), label), ticks)
+            return _results(futures)
+        finally:
+            stopped.set()
 
 
 def _show(steps: Iterable[int], ticks: SimpleQueue[bool]) -> None:
