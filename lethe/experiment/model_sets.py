@@ -134,7 +134,7 @@ def load_set(base: BaseModels, kind: Kind, count: int) -> list[TrainedModel]:
             f"expected {count} {kind} in {base.save_dir}, and {len(missing)} of them are missing. Make them: "
             f"{command(base, kind, count)}"
         )
-    return [_load(base, spec) for spec in specs]
+    return [load_spec(base, spec) for spec in specs]
 
 
 def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
@@ -149,7 +149,7 @@ def oracles_of(base: BaseModels, seeds: Sequence[int]) -> Iterator[nn.Module]:
         raise FileNotFoundError(
             f"expected oracles of {asked} in {base.save_dir}, and found {count}. Make them: {makes}"
         )
-    return (_load(base, spec).model for spec in specs)
+    return (load_spec(base, spec).model for spec in specs)
 
 
 def command(base: BaseModels, kind: Kind, count: int, *, seed: int | None = None) -> str:
@@ -220,7 +220,8 @@ def _check_different(base: BaseModels, specs: Sequence[ModelSpec]) -> None:
             )
 
 
-def _load(base: BaseModels, spec: ModelSpec) -> TrainedModel:
+def load_spec(base: BaseModels, spec: ModelSpec) -> TrainedModel:
+    """Load a model of a set. Raises ValueError for a checkpoint that is damaged or of another model."""
     model = base.built(spec.weights)
     _check(base, spec)
     load_checkpoint(spec.path, model)

@@ -1,0 +1,98 @@
+"""The memorisation of every training image, from the shadow models of a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lethe.data import forward_batch
+from lethe.evaluation import outputs_of
+from lethe.evaluation.memorisation import Memorisation, memorisation, too_few
+from lethe.experiment.base_models import BaseModels
+from lethe.experiment.model_sets import ModelSpec, load_spec, specs_of, train_set
+from lethe.flag_error import FlagError
+from lethe.training import DiskCache, checkpoint_digest
+from lethe.training.disk_cache import Tensors, computed_once
+
+VERSION = 1  # part of the cache key: raise it when the same models get other answers
+SHADOWS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The answers of K shadow models on all N training images, in the order of `splits.train`.
+
+    correct (K, N) bool. margins (K, N) float32, nats. member (K, N) bool: the images that each model was
+    trained on.
+    """
+
+    correct: Tensor
+    margins: Tensor
+    member: Tensor
+
+
+def memorisation_of(base: BaseModels, shadows: int = SHADOWS) -> Memorisation:
+    """Return the memorisation of every training image, in the order of `base.splits.train`.
+
+    Trains the shadow models that are missing, and keeps their answers in the cache beside them. Does not
+    depend on the forget request. Raises ValueError for an odd number of shadow models, and for one that
+    leaves an image with fewer than 2 models that were trained on it, or that were not.
+    """
+    answers = answers_of(base, checked_shadows(base, shadows))
+    return memorisation(answers.correct, answers.margins, answers.member)
+
+
+def checked_shadows(base: BaseModels, count: int) -> list[ModelSpec]:
+    """Return the specs of the shadow models. Raises ValueError if their number is odd or too small."""
+    specs = specs_of(base, "shadows", count)
+    short = too_few(member_of(base, specs))
+    if short:
+        raise FlagError("shadows", f"{short} of {count}. Ask for more, such as --shadows {SHADOWS}")
+    return specs
+
+
+def answers_of(base: BaseModels, specs: Sequence[ModelSpec]) -> Answers:
+    """Return the shadow models' answers on all training images: from the cache, else by a forward pass."""
+    train_set(base, "shadows", len(specs))
+    cache = DiskCache(base.save_dir / "cache")
+    kept, _ = computed_once(cache, _key(base, specs), lambda: _answers(base, specs))
+    return Answers(kept["correct"], kept["margins"], member_of(base, specs))
+
+
+def member_of(base: BaseModels, specs: Sequence[ModelSpec]) -> Tensor:
+    """Return (K, N) bool: the training images that each model is trained on."""
+    member = torch.zeros(len(specs), len(base.splits.train), dtype=torch.bool)
+    for row, spec in zip(member, specs, strict=True):
+        row[spec.rows] = True
+    return member
+
+
+def _answers(base: BaseModels, specs: Sequence[ModelSpec]) -> Tensors:
+    train, size = base.splits.train, forward_batch(base.device)
+    correct, margins = [], []
+    for spec in base.progress(specs, "answers of the shadow models"):
+        outputs = outputs_of(load_spec(base, spec).model, train.batches(size, device=base.device))
+        correct.append(outputs.correct)
+        margins.append(outputs.margins.float())
+    return {"correct": torch.stack(correct), "margins": torch.stack(margins)}
+
+
+def _key(base: BaseModels, specs: Sequence[ModelSpec]) -> str:
+    """Return the key of the answers in the cache: a hash of the models' weights and of their images."""
+    digests = [checkpoint_digest(spec.path) for spec in specs]
+    train = base.splits.train
+    depends_on = {
+        "what": "answers on the training images",
+        "models": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        "arch": base.architecture.identity,
+        "options": repr(sorted(base.options.items())),
+        "images": train.digest,
+        "normalisation": repr(train.normalisation),
+        "version": VERSION,
+    }
+    return json.dumps(depends_on, sort_keys=True)
