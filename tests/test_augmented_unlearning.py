@@ -24,7 +24,7 @@ TRAINED_ON = {
     **dict.fromkeys(("kgltop3", "kgltop4", "kgltop6", "kgltop7"), RETAIN),
     **dict.fromkeys(("DEL", "UAM", "amnesiac_updates"), RETAIN),
     **dict.fromkeys(("NegMerge", "PGU", "L2UL", "L2UL_adv"), FORGET),
-    **dict.fromkeys(("DUCK", "kgltop1"), BOTH),
+    **dict.fromkeys(("DUCK", "kgltop1", "RUM"), BOTH),
     **dict.fromkeys(("weight_distortion", "weight_attenuation", "weight_dropout", "weight_dist_reg"), RETAIN),
     "DELETE": FORGET,
     **dict.fromkeys(("SFRon", "Scissorhands"), BOTH),
@@ -41,6 +41,7 @@ ASKED_BESIDE = {
     "LoTUS": BOTH,
     "SCRUB": BOTH,
     "kgltop1": RETAIN,
+    "RUM": FORGET,
     "kgltop4": RETAIN,
     "kgltop6": RETAIN,
 }  # in eval mode: a ranking, and teachers

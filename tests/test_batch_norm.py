@@ -154,6 +154,7 @@ PASSES = {
     "SFT": FORGET_BY_RUNNING,
     "RL": IN_TURNS,
     "kgltop1": IN_TURNS,
+    "RUM": IN_TURNS,
     "UAM": IN_TURNS,
     "NegMerge": FORGET_BY_RUNNING,
     "PGU": FORGET_BY_RUNNING,

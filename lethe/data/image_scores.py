@@ -1,0 +1,67 @@
+"""A number for each image, such as its memorisation, from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from lethe.flag_error import FlagError
+from lethe.system.foreign_files import LIST, foreign_text
+
+LONGEST_INDEX = 18  # digits that fit into an int64
+COLUMNS = ("index", "memorization")
+
+
+def read_scores(name: str, flag: str) -> dict[int, float]:
+    """Return the number of each image by its index in the original training set.
+
+    The file has a first line with the columns `index` and `memorization`; others don't matter. Raises
+    FlagError, of the flag that named the file, for one that is missing, lacks a column or has a line without
+    both numbers, and for an index that comes twice.
+    """
+    path = Path(name)
+    if not path.exists():
+        raise FlagError(flag, f"expected a CSV file with a score of each image, and there is no file {path}")
+    rows = csv.reader(foreign_text(path, most=LIST, errors="backslashreplace").splitlines())
+    header = next(rows, [])
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        shown = ", ".join(header)[:100] or "nothing"
+        raise FlagError(
+            flag, f"expected the columns index and memorization in {path}, got {shown}. Name the columns so"
+        )
+    scores: dict[int, float] = {}
+    for number, (index, score) in enumerate(_pairs(rows, header), 2):
+        if index is None or score is None:
+            raise FlagError(
+                flag,
+                f"expected an index >= 0 and a finite number on line {number} of {path}. Correct the line",
+            )
+        if index in scores:
+            raise FlagError(
+                flag, f"expected each index once, and {path} repeats {index}. Remove the repetition"
+            )
+        scores[index] = score
+    return scores
+
+
+def _pairs(rows: Iterator[list[str]], header: list[str]) -> Iterator[tuple[int | None, float | None]]:
+    """Yield the index and the score of each line; None for what is no such number."""
+    places = [header.index(name) for name in COLUMNS]
+    for row in rows:
+        index, score = (row[place].strip() if place < len(row) else "" for place in places)
+        yield _index(index), _finite(score)
+
+
+def _index(word: str) -> int | None:
+    return int(word) if word.isdecimal() and len(word) <= LONGEST_INDEX else None
+
+
+def _finite(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
