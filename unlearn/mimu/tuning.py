@@ -28,9 +28,10 @@ def tuned(
 
     D_f switches off the kappa largest of s_f. A step draws ten classes and `batch` training images, and
     changes the q of these classes alone: each class has `PASSES` steps, so that the seconds grow as the
-    number of classes. For fewer than two classes, and where the objective has no L_drop, q is returned.
+    number of classes. For fewer than two classes or weights, and where the objective has no L_drop, q is
+    returned.
     """
-    if not objective.contrast or len(q) < 2:
+    if not objective.contrast or min(q.shape) < 2:
         return q
     generator = data.generator("MIMU", "tuning")
     free = [row.requires_grad_(True) for row in _standardised(q)]
