@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 
 .PHONY: demo test torture check lint docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -u mlflow_forget.py --unlearn MIMU --topk 50 --kappa 0.1
+	$(BIN)/python -u mlflow_forget.py --unlearn MIMU
 	@echo
 	@echo "Look at the run:      $(BIN)/mlflow ui              then open http://127.0.0.1:5000"
 	@echo "All runs as a table:  $(BIN)/python mlruns_parser.py   -> mlruns_parsed.csv"
