@@ -211,10 +211,11 @@ def learned(
 def mixed(originals: ImageSet, found: Adversarial, size: int, order: torch.Generator) -> Iterator[Batch]:
     """Yield one pass over the originals and A, shuffled together; no batch is a single image."""
     first = len(originals)
-    shuffled = torch.randperm(first + len(found.labels), generator=order).to(originals.labels.device)
+    place = originals.labels.device
+    shuffled = torch.randperm(first + len(found.labels), generator=order)
     while len(shuffled) > 1 and len(shuffled) % size == 1:
         size += 1
     for chosen in shuffled.split(size):
-        own, near = chosen[chosen < first], chosen[chosen >= first] - first
+        own, near = (part.to(place) for part in (chosen[chosen < first], chosen[chosen >= first] - first))
         x = torch.cat([originals.normalisation(originals.images[own]), found.images[near]])
         yield x, torch.cat([originals.labels[own], found.labels[near]])

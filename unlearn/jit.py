@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 import torch
 from torch import Tensor, nn
 
@@ -73,8 +71,8 @@ def jit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-        history.append({"steepness": fmean(losses)})
+            losses.append(loss.detach())
+        history.append({"steepness": torch.stack(losses).mean().item()})
         check_finite(student, history[-1], f"JiT diverged in epoch {epoch + 1}")
         data.on_epoch(student, epoch + 1)
     optimizer.zero_grad(set_to_none=True)

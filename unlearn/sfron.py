@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
 from typing import Annotated
 
 import torch
@@ -111,7 +110,7 @@ def sfron(
     a_pass = math.ceil(len(data.retain) / size)
     history = []
     for epoch in data.progress(range(unlearn_epochs), "SFRon"):
-        losses: dict[str, list[float]] = {"forget_loss": [], "retain_loss": []}
+        losses: dict[str, list[Tensor]] = {"forget_loss": [], "retain_loss": []}
         with train_mode(student, dropout, data.device, single_images=single):
             for step in range(epoch * a_pass, (epoch + 1) * a_pass):
                 start = [p.detach().clone() for p in parameters]
@@ -120,16 +119,16 @@ def sfron(
                     each.param_groups[0]["lr"] = rate * fade
                 if step % forget_every == 0 and forget_alpha:
                     loss = ascent_loss(student, next(forget), loss_power)
-                    losses["forget_loss"].append(-loss.item())
+                    losses["forget_loss"].append(-loss.detach())
                     masked_step(forget_alpha * fade * loss, parameters, mask, clip_norm, ascent)
                 x, y = next(retain)
                 loss = F.cross_entropy(student(x), y)
-                losses["retain_loss"].append(loss.item())
+                losses["retain_loss"].append(loss.detach())
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 part_of_the_way(parameters, start, slow_share)
-        history.append({name: fmean(values) for name, values in losses.items() if values})
+        history.append({name: torch.stack(values).mean().item() for name, values in losses.items() if values})
         check_finite(student, history[-1], f"SFRon diverged in epoch {epoch + 1}")
         data.on_epoch(student, epoch + 1)
     student.zero_grad(set_to_none=True)

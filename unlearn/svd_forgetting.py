@@ -96,10 +96,10 @@ def used(inputs: Tensor, alpha: float) -> Used:
     rows = inputs.double()
     few = len(rows) < rows.shape[1]
     values, vectors = torch.linalg.eigh(rows @ rows.T if few else rows.T @ rows)
-    kept = values > values.sum() * ROUNDING
-    values, vectors = values[kept], vectors[:, kept]
-    directions = rows.T @ vectors / values.sqrt() if few else vectors
-    shares = values / values.sum()
+    total = values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    values = torch.where(values > total * ROUNDING, values, 0.0)
+    directions = rows.T @ vectors / torch.where(values > 0, values, 1.0).sqrt() if few else vectors
+    shares = values / total
     return Used(directions, alpha * shares / ((alpha - 1) * shares + 1))
 
 
