@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from lethe.training.loop import Loss
 from lethe.training.optimizers import Adam
+from lethe.training.process_group import ALONE
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import Pass, fine_tune
 from lethe.unlearn.settings import BatchSize, BetweenZeroAndOne, Epochs, LearningRate, Positive, Weight
@@ -165,6 +167,7 @@ def weight_dist_reg(
     def rewarded(logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y) - dist_alpha * distance(student, initial)
 
+    data = replace(data, group=ALONE)
     return tuned(student, data, "weight_dist_reg", rewarded, unlearn_epochs, unlearn_lr, batch_size)
 
 
