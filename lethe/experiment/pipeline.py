@@ -180,9 +180,10 @@ class Pipeline:
                 ideal = self.ideal()
             if ideal is not None:
                 check_retrained(initial.model, ideal.model, ideal.path)
-            run.params(provenance("initial", initial) | provenance("ideal", ideal))
+            with run.gathered():
+                run.params(provenance("initial", initial) | provenance("ideal", ideal))
+                run.tags({"config_hash": config_hash_of(checked, initial, ideal)})
             initial_digest = model_digest(initial.model)
-            run.tags({"config_hash": config_hash_of(checked, initial, ideal)})
             base_models = self._base_models(initial, ideal)
             self._evaluate_base_models(base_models)
             if not checked.method.own:  # Lethe's own import nothing at their first step
@@ -190,13 +191,14 @@ class Pipeline:
             with timed(self.stages, "unlearn"), self._warning_of_divergence(run):
                 unlearned = unlearn(checked.config.unlearn, initial.model, checked.data, **checked.settings)
             self._check_untouched(initial.model, initial_digest)
-            run.params({"unlearned_digest": model_digest(unlearned.model)})
-            checked = self._with_masked(run, unlearned)
-            self._warn(run, self.intermediate.warnings())
+            with run.gathered():
+                run.params({"unlearned_digest": model_digest(unlearned.model)})
+                checked = self._with_masked(run, unlearned)
+                self._warn(run, self.intermediate.warnings())
             with timed(self.stages, "evaluate"), self._warning_of_divergence(run):
                 measured = self._measure(unlearned, base_models, ideal)
             self.warnings += self._warnings_of(initial, unlearned, measured)
-            with timed(self.stages, "report"):
+            with timed(self.stages, "report"), run.gathered():
                 record = RunRecord(
                     run_id=run.run_id,
                     checked=checked,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+MOST, MOST_POINTS = 100, 800  # params and tags, and values, of one call: MLflow takes 1,000 of all together
 
 
 class Point(NamedTuple):
@@ -37,6 +40,16 @@ class Batch:
             params=[Param(name, value) for name, value in self.params.items()],
             tags=[RunTag(name, value) for name, value in self.tags.items()],
         )
+
+
+def together(batches: Sequence[Batch]) -> Iterator[Batch]:
+    """Yield the same params, tags and values in as few batches as MLflow takes. Of a tag, the last value."""
+    params = [item for batch in batches for item in batch.params.items()]
+    tags = list({name: value for batch in batches for name, value in batch.tags.items()}.items())
+    points = [point for batch in batches for point in batch.points]
+    while params or tags or points:
+        yield Batch(dict(params[:MOST]), dict(tags[:MOST]), points[:MOST_POINTS])
+        del params[:MOST], tags[:MOST], points[:MOST_POINTS]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.tracking.alive import OWNER, Claim
-from lethe.tracking.entries import Artifact, Batch, Entry, InputSet, Point
+from lethe.tracking.entries import Artifact, Batch, Entry, InputSet, Point, together
 from lethe.tracking.finished import end_abandoned_runs
 from lethe.tracking.manifest import MANIFEST, Logged
 from lethe.tracking.patience import StoreTrouble, patiently
@@ -55,6 +55,7 @@ class TrackedRun:
         self.started = int(time.time() * 1000)
         self._started = time.monotonic()
         self._away = False
+        self._waiting: list[Batch] | None = None  # what `gathered` writes at its end
         self._file = StoreFile(database_of(tracking_uri()))
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -104,6 +105,24 @@ class TrackedRun:
             path = Path(place) / file
             path.write_text(content, encoding="utf-8")
             self.file(path, folder)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Write the params, tags and metrics that are logged inside at the end, and together.
+
+        Every write is a transaction of the store, which costs more than what is in it. Artifacts are written
+        at once. Writes also if an exception leaves the block.
+        """
+        if self._waiting is not None:
+            yield
+            return
+        self._waiting = []
+        try:
+            yield
+        finally:
+            waiting, self._waiting = self._waiting, None
+            for batch in together(waiting):
+                self._write(batch)
 
     def end(self, status: str) -> None:
         """Write the kept entries and end the run. Raises StoreLost if the store does not take all of it.
@@ -161,6 +180,9 @@ class TrackedRun:
         return f"the tracking store {shown_uri()} was lost ({trouble or left}). {kept}{numbers}{status}"
 
     def _write(self, entry: Entry) -> None:
+        if self._waiting is not None and isinstance(entry, Batch):
+            self._waiting.append(entry)
+            return
         self.logged.add(entry)
         try:
             if not self._away:
