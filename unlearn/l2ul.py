@@ -38,6 +38,8 @@ SOURCE = "Cha et al. 2024, AAAI, arXiv:2301.11578"
 RADIUS = 4 / math.sqrt(3 * 32 * 32)  # for each square root of a pixel: 4 for images of CIFAR
 AT_ONCE = 512  # images that are attacked together
 
+Penalty = Callable[[], Tensor | float]  # of a model's present weights
+
 
 def resolve(model: nn.Module, data: ForgetData, *, attack_radius: float | None) -> dict[str, float]:
     """Return the radius: that of the source for images of CIFAR, scaled by the root of the pixels."""
@@ -100,11 +102,13 @@ def l2ul_adv(
         model,
         data,
         "L2UL_adv",
-        adversarial_images,
-        (attack_radius, attack_steps),
-        (unlearn_lr, momentum, weight_decay),
-        (unlearn_epochs, batch_size, forget_batch_size),
-        lambda student: None,
+        lambda student: no_penalty,
+        adversarial_images=adversarial_images,
+        attack_steps=attack_steps,
+        attack_radius=attack_radius,
+        unlearn_epochs=unlearn_epochs,
+        sizes=(batch_size, forget_batch_size),
+        optimizer_of=lambda student: sgd(student, unlearn_lr, momentum, weight_decay),
     )
 
 
@@ -155,7 +159,7 @@ def l2ul(
     Departures: those of L2UL_adv; the source takes I in train mode, of the gradients of batches.
     """
 
-    def held(student: nn.Module) -> Callable[[], Tensor]:
+    def held(student: nn.Module) -> Penalty:
         importances = held_importances(student, data.forget, data.device)
         start = {name: p.detach().clone() for name, p in student.named_parameters()}
 
@@ -172,11 +176,13 @@ def l2ul(
         model,
         data,
         "L2UL",
-        adversarial_images,
-        (attack_radius, attack_steps),
-        (unlearn_lr, momentum, weight_decay),
-        (unlearn_epochs, batch_size, forget_batch_size),
         held,
+        adversarial_images=adversarial_images,
+        attack_steps=attack_steps,
+        attack_radius=attack_radius,
+        unlearn_epochs=unlearn_epochs,
+        sizes=(batch_size, forget_batch_size),
+        optimizer_of=lambda student: sgd(student, unlearn_lr, momentum, weight_decay),
     )
 
 
@@ -184,18 +190,23 @@ def _unlearned(
     model: nn.Module,
     data: ForgetData,
     name: str,
+    penalty_of: Callable[[nn.Module], Penalty],
+    *,
     adversarial_images: int,
-    attack: tuple[float, int],
-    rates: tuple[float, float, float],
-    counts: tuple[int, int, int],
-    held: Callable[[nn.Module], Callable[[], Tensor] | None],
+    attack_steps: int,
+    attack_radius: float,
+    unlearn_epochs: int,
+    sizes: tuple[int, int],
+    optimizer_of: Callable[[nn.Module], torch.optim.Optimizer],
 ) -> Unlearned:
-    """Train a copy of the model; `held` returns a penalty of its weights, or None."""
+    """Train a copy of the model on forget and adversarial images, and on the penalty of its weights.
+
+    sizes: adversarial images and forget images a step.
+    """
     student = copy_of(model)
-    made = adversarial(copy_of(model), data, adversarial_images, *attack)
-    penalty = held(student)
-    optimizer = sgd(student, *rates)
-    epochs, size, forget_size = counts
+    made = adversarial(copy_of(model), data, adversarial_images, attack_radius, attack_steps)
+    penalty, optimizer = penalty_of(student), optimizer_of(student)
+    size, forget_size = sizes
     order, noise = data.generator("L2UL", "order"), data.generator("L2UL", "dropout")
     moves = data.generator("L2UL", "augmentation")
     forget = endless(data, data.forget, forget_size, "L2UL", "forget")
@@ -213,11 +224,10 @@ def _unlearned(
 
     def loss(logits: Tensor, target: tuple[Tensor, int]) -> Tensor:
         labels, count = target
-        value = signed_cross_entropy(logits, labels, count)
-        return value if penalty is None else value + penalty()
+        return signed_cross_entropy(logits, labels, count) + penalty()
 
     history: list[dict[str, float]] = []
-    for epoch in data.progress(range(epochs), name):
+    for epoch in data.progress(range(unlearn_epochs), name):
         with train_mode(student, noise, data.device, single_images=True):
             losses = descend(student, batches(), optimizer=optimizer, loss=loss, group=data.group)
         means = {"loss": fmean(losses)}
@@ -229,6 +239,11 @@ def _unlearned(
     optimizer.zero_grad(set_to_none=True)
     facts: dict[str, int | float | str] = {"adversarial_images_made": len(made), "epochs_run": len(history)}
     return Unlearned(student, history=history, facts=facts)
+
+
+def no_penalty() -> float:
+    """Return 0: the weights are free."""
+    return 0.0
 
 
 def adversarial(model: nn.Module, data: ForgetData, count: int, radius: float, steps: int) -> ImageSet:
