@@ -60,9 +60,3 @@ def test_a_run_has_a_process_of_its_own():
 
     assert set(found) == set(growth.PARTS)
     assert found["MiB"] > 50 and found["total"] > found["evaluate"] > 0
-
-
-@pytest.mark.slow
-def test_a_run_that_fails_says_why():
-    with pytest.raises(ValueError, match="unknown method 'random_mas'"):
-        growth.measured({"images": 300, "classes": 3, "layer": "8x4"}, "random_mas")
