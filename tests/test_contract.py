@@ -270,6 +270,12 @@ def test_no_test_images_are_refused():
         measure(small(), {"initial": small()}, data_of(), ImageSet.of_tensors(X[:0], Y[:0]))
 
 
+def test_no_images_to_retain_are_refused():
+    data = ForgetData.of_tensors(X, Y, forget=torch.ones(len(X), dtype=torch.bool))
+    with pytest.raises(ValueError, match="the retain set: expected at least one image to measure by, got"):
+        measure(small(), {"initial": small()}, data, TEST)
+
+
 def test_what_is_right_passes():
     model = small()
     check_logits(model, X[:2], 4, who="this")

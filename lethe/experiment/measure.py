@@ -89,7 +89,7 @@ def measure(
     models' outputs from `outputs_of_others`, if they exist already. commands: the commands that make missing
     inputs, by name. Caches the metrics of one model alone in `data.cache`. `undefined` names the base models'
     missing metrics initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged, ValueError
-    for a model that does not fit the data, an unknown metric, no initial model, and an empty test set.
+    for a model that does not fit the data, an unknown metric, no initial model, and an empty set.
     """
     with named_as_arguments():
         metrics = by_default() if metrics is None else _entries_of(metrics)
@@ -103,6 +103,7 @@ def measure(
         raise ValueError(
             "the test set: expected at least one image, got none. Give images that no model was trained on"
         )
+    _check_images(data)
     for model in (unlearned, *base_models.values()):
         check_model(model, data, copied=False)
     others = outputs_of_others(base_models, data, test, metrics) if others is None else others
@@ -134,6 +135,15 @@ def _entries_of(metrics: Sequence[Metric | str]) -> list[Metric]:
     for metric in metrics:
         entries += chosen((metric,)) if isinstance(metric, str) else [metric]
     return entries
+
+
+def _check_images(data: ForgetData) -> None:
+    """Raise ValueError for a set without images, which a method may do without, but no metric."""
+    for name, images in (("forget", data.forget), ("retain", data.retain)):
+        if not len(images):
+            raise ValueError(
+                f"the {name} set: expected at least one image to measure by, got none. Give ForgetData some"
+            )
 
 
 def _check_base_models(models: Mapping[str, nn.Module]) -> None:
