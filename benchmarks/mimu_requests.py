@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
+from time import process_time
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 from benchmarks.meter import Meter
 from lethe.data import ForgetRequest, ImageSet, load_splits
 from lethe.models import build, split_at
-from lethe.training import Cache, DiskCache
+from lethe.training import Cache, DiskCache, Recipe, fit, generator_for
 from lethe.unlearn import ForgetData, unlearn
 from lethe.unlearn.mimu.graph import Factors, factors_of
 
@@ -106,6 +108,45 @@ def request_cost(model: nn.Module, data: ForgetData, m: int, n: int, meter: Mete
         )
 
     return {"milliseconds": meter.once(request), "from_cache": facts["network_cached"]}
+
+
+def defaults(dataset: str, folder: Path, m: int, n: int, meter: Meter) -> list[Row]:
+    """Time a request for each class by MIMU's defaults on a trained model: a row a kind of request.
+
+    A first request takes the network's answers for all classes, and the inputs of the layer, into the cache.
+    """
+    splits = load_splits(dataset, folder)
+    model = multilayer_perceptron(splits.train, splits.classes, m, n, meter.device)
+    fit(model, splits.train, Recipe(2, "adamw", lr=3e-3, batch_size=128), generator=generator_for(1, "train"))
+    cache: dict[str, Any] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for kappa in (0.1, "auto"):
+        for label in range(splits.classes):
+            data = ForgetData.of(splits, ForgetRequest((label,)), device=meter.device, cache=cache)
+            facts: Row = {}
+            started = process_time()
+            milliseconds = meter.once(partial(request_by_default, model, data, kappa, facts))
+            of_processor = 1000 * (process_time() - started)
+            found.setdefault(kind_of(kappa, label, facts), []).append((milliseconds, of_processor))
+    about = {"dataset": dataset, "images": len(splits.train), "m": m, "n": n}
+    rows = []
+    for kind, times in found.items():
+        wall, processor = zip(*times, strict=True)
+        cost = {"milliseconds": median(wall), "processor_ms": median(processor), "slowest_ms": max(processor)}
+        rows.append({**about, "request": kind, **cost, "requests": len(times)})
+    return rows
+
+
+def request_by_default(model: nn.Module, data: ForgetData, kappa: float | str, facts: Row) -> None:
+    facts.update(unlearn("MIMU", model, data, kappa=kappa).facts)
+
+
+def kind_of(kappa: float | str, label: int, facts: Row) -> str:
+    if label == 0:
+        return f"kappa {kappa}, the first"
+    if kappa != "auto":
+        return f"kappa {kappa}"
+    return f"kappa auto, {'refined' if facts['refine_rounds'] else 'not refined'}"
 
 
 def multilayer_perceptron(images: ImageSet, classes: int, m: int, n: int, device: torch.device) -> nn.Module:

@@ -18,6 +18,10 @@ requests  unlearn("MIMU", ...) for each class but the first, which trains the ne
           and splitting the model, hashing it, reading the cache, ranking, writing the zeros. Not included:
           dividing the images into forget and retain set; hashing the training images, which the first request
           of a process does for all. The model is that MLP; on MNIST only if its files are in --data.
+defaults  The same by MIMU's defaults, kappa 0.1 and auto, nothing left out but what is left out there, on a
+          model that was trained for two epochs. The first request takes the answers for all classes, and the
+          inputs of the layer, into the cache in memory. Beside the milliseconds those of the processor, which
+          other work on the machine does not lengthen, and the slowest request's.
 graphs    Forward and backward on --graphs graphs of the largest shape at once, compiled by torch.compile
           (first: the pass that compiles) and not. The memory floor is one copy of one round's activations,
           (graphs, m, n, 32) floats read and written.
@@ -38,7 +42,7 @@ from benchmarks.arguments import BenchmarkParser
 from lethe import command_line
 
 Row = dict[str, Any]
-PARTS, MIB = ("passes", "features", "requests", "graphs"), 2**20
+PARTS, MIB = ("passes", "features", "requests", "defaults", "graphs"), 2**20
 
 
 @command_line.command
@@ -149,7 +153,7 @@ def requests(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> l
 
     folder = Path(options.data)
     rows = []
-    for dataset in ["digits"] + ["MNIST"] * (folder / "MNIST" / "raw").is_dir():
+    for dataset in datasets_in(folder):
 
         def measured(dataset: str = dataset) -> list[dict]:
             return [row for m, n in shapes for row in second_class(dataset, folder, m, n, meter)]
@@ -167,6 +171,30 @@ def requests(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> l
     columns |= {"images": "training images", "requests": "requests", "from_cache": "from the cache"}
     print_table("one class more on a cached network", columns, rows)
     return rows
+
+
+def defaults(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
+    from benchmarks import mimu_requests
+
+    folder = Path(options.data)
+    rows: list[Row] = []
+    for dataset in datasets_in(folder):
+        for m, n in shapes:
+
+            def measured(dataset: str = dataset, m: int = m, n: int = n) -> list[Row]:
+                return mimu_requests.defaults(dataset, folder, m, n, meter)
+
+            rows += or_a_line(dataset, measured)
+    for row in rows:
+        row["layer"] = f"{row['m']} x {row['n']}"
+    columns = {"dataset": "dataset", "layer": "layer", "request": "request", "milliseconds": "milliseconds"}
+    columns |= {"processor_ms": "of the processor", "slowest_ms": "slowest", "requests": "requests"}
+    print_table("a request by the defaults, each class once", columns | {"images": "training images"}, rows)
+    return rows
+
+
+def datasets_in(folder: Path) -> list[str]:
+    return ["digits"] + ["MNIST"] * (folder / "MNIST" / "raw").is_dir()
 
 
 def graphs(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> list[Row]:
@@ -192,7 +220,13 @@ def graphs(options: Namespace, shapes: list[tuple[int, int]], meter: Any) -> lis
 
 
 TABLES: dict[str, Callable[[Namespace, list[tuple[int, int]], Any], list[Row]]]
-TABLES = {"passes": passes, "features": features, "requests": requests, "graphs": graphs}
+TABLES = {
+    "passes": passes,
+    "features": features,
+    "requests": requests,
+    "defaults": defaults,
+    "graphs": graphs,
+}
 
 
 def or_a_line(what: str, measured: Callable[[], list[Row]]) -> list[Row]:

@@ -122,6 +122,20 @@ def test_features_and_requests_print_a_row_each_and_json_holds_them(capsys, tmp_
     assert capsys.readouterr().out.count("4 x 6") == 4
 
 
+def test_requests_by_the_defaults_print_a_row_a_kind(capsys, tmp_path):
+    flags = ["--parts", "defaults", "--shape", "8x10", "--json", str(tmp_path / "speed.json")]
+    assert main([*QUICK, *flags]) == 0
+
+    rows = json.loads((tmp_path / "speed.json").read_text())["defaults"]
+    assert [row["request"] for row in rows[:3]] == [
+        "kappa 0.1, the first",
+        "kappa 0.1",
+        "kappa auto, the first",
+    ]
+    assert sum(row["requests"] for row in rows) == 20
+    assert all(row["request"] in capsys.readouterr().out for row in rows[:1])
+
+
 @pytest.fixture
 def uncompiled(monkeypatch):
     """torch.compile takes half a minute; here it gives back the network."""
