@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+import audit
 import main_baseline
 import mlflow_forget
 from lethe.training import Recipe, StateFile, fit, generator_for, model_digest
@@ -199,3 +200,23 @@ def test_the_commands_make_the_log_and_use_it(tmp_path):
     too_small = call(tmp_path, *words, "0.00001", "--seed", "2", main=main_baseline.main)
     assert too_small.code == 2
     assert "--training_log: expected at least" in too_small.err
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (main_baseline.main, ("--training_log", "0"), "expected a number of GB above 0, got '0'"),
+        (main_baseline.main, ("--training_log", "x"), "expected a number of GB above 0, got 'x'"),
+        (main_baseline.main, ("--training_log", "--models", "2"), "expected one model, got --models too"),
+        (
+            audit.main,
+            ("ulira", "--shadows", "16", "--epochs", "1", "--unlearn", "amnesiac_updates"),
+            "amnesiac_updates needs the log of each model's training, and an audit's models have none",
+        ),
+    ],
+)
+def test_what_has_no_log_is_refused_in_one_line(main, words, message, tmp_path):
+    refused = call(tmp_path, *words, main=main)
+    assert refused.code == 2
+    assert message in refused.err
+    assert list(tmp_path.rglob("*.safetensors")) == []

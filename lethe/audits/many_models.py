@@ -84,6 +84,11 @@ def job_of(
             f"{method.name} needs oracles, and each shadow model would need its own, of what it retains. "
             "Audit it by klom, or with --ulira_out retrained"
         )
+    if "updates" in method.facts.needs:
+        raise ValueError(
+            f"{method.name} needs the log of each model's training, and an audit's models have none. Audit "
+            "another method"
+        )
     config = PipelineConfig(unlearn=unlearn, settings=settings, base=base, experiment=experiment)
     made = BaseModels(base, progress=progress)
     if judges is not None and "oracles" in method.facts.needs:

@@ -141,10 +141,13 @@ def _add_log_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _gigabytes(text: str) -> float:
-    """Return a number of GB. Raises ValueError for none above 0."""
-    value = float(text)
+    """Return a number of GB. Raises ArgumentTypeError for none above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"expected a number of GB above 0, got {text!r}. Give e.g. 8")
     return value
 
 
