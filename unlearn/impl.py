@@ -109,9 +109,7 @@ class ForgetData:
             raise ValueError(
                 f"expected the splits of load_splits, got {type(splits).__name__}. Use ForgetData.of_dataset"
             )
-        division = request.of_classes(splits.class_names).divide(
-            splits.train, splits.classes, splits.split_seed
-        )
+        division = request.resolved(splits).divide(splits.train, splits.classes, splits.split_seed)
         return cls.of_division(splits, division, **world)
 
     @classmethod

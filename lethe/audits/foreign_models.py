@@ -88,9 +88,9 @@ class ForeignModels:
     def __init__(self, config: ForeignConfig, *, progress: Progress = silent) -> None:
         base = config.base
         splits = load_splits(base.dataset, base.data, base.split_seed, base.reading)
-        base = replace(base, request=base.request.of_classes(splits.class_names))
-        self.config = config = replace(config, base=base)
         self.splits = splits.without_validation() if config.trained_on == "all" else splits
+        base = replace(base, request=base.request.resolved(self.splits))
+        self.config = config = replace(config, base=base)
         known = checked_normalisation(base.normalize) != AUTO
         self.architecture: Entry[Any] = ARCHITECTURES[base.arch or DATASETS[base.dataset].facts.arch]
         self.options = self.architecture.settings(base.arch_options)
@@ -164,6 +164,7 @@ class ForeignModels:
             "class_to_replace": " ".join(map(str, base.request.classes)),
             "num_indexes_to_replace": base.request.number,
             "forget_indexes": base.request.file,
+            **base.request.choice_params(),
             "request": base.request.slug,
             "forget_request": self.forgotten,
             "forget_count": len(self.data.forget),

@@ -19,6 +19,7 @@ from torch import Tensor
 from lethe.data.at_hand import check_may_fetch
 from lethe.data.chosen_images import Images
 from lethe.data.encoded_image import EncodedImage, pixels_of
+from lethe.data.image_columns import ReadColumns
 from lethe.data.image_file import ImageFile
 from lethe.data.impl import RawDataset
 from lethe.data.memory import memory_budget
@@ -56,7 +57,7 @@ def decoded(published: Published, folder: Path, reading: Reading | None = None) 
             with FileLock(f"{place}.lock"):
                 if not (place / "about.json").exists():
                     _decode(published, place)
-        return _read(place)
+        return _read(place, published.columns)
     except OSError as error:
         raise ValueError(
             f"{published.name}: {place} can't be written or read ({error}). Make room there, or name another "
@@ -145,7 +146,7 @@ def _shapes(about: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {part: (len(labels), *about["shape"]) for part, labels in about["labels"].items()}
 
 
-def _read(place: Path) -> RawDataset:
+def _read(place: Path, columns: ReadColumns | None) -> RawDataset:
     about = json.loads(foreign_text(place / "about.json", most=LIST))
     for remark in about["remarks"]:
         warnings.warn(remark, stacklevel=2)
@@ -161,8 +162,12 @@ def _read(place: Path) -> RawDataset:
             )
         return file if streamed else file[:], torch.tensor(about["labels"][name])
 
+    dropped = about.get("dropped", {}).get("train", [])
     return RawDataset(
-        part_of("train"), part_of("test") if "test" in shapes else None, tuple(about["classes"])
+        part_of("train"),
+        part_of("test") if "test" in shapes else None,
+        tuple(about["classes"]),
+        columns={} if columns is None else columns.without(dropped),
     )
 
 

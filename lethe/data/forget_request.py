@@ -1,4 +1,4 @@
-"""What to forget: whole classes, a number of images, or a list of indexes."""
+"""What to forget: whole classes, a number of images, images with an attribute, or a list of indexes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from lethe.data.choice import Choice, End, Scores
 from lethe.data.image_set import ImageSet
 from lethe.flag_error import FlagError
 from lethe.flag_words import Flags
 from lethe.nearest_name import did_you_mean
 from lethe.system.foreign_files import LIST, foreign_text
+
+if TYPE_CHECKING:
+    from lethe.data.splits import Splits
 
 ANY_CLASS = -1
 SHORT = 8  # characters of a digest in a slug
@@ -36,6 +42,9 @@ class ForgetRequest:
     | (-1,) | 4500 | | 4500 images of any class |
     | ("cat",) | | | every training image of the class of that name; `of_classes` looks it up |
     | | | (7, 12, ...) | the images with these indexes in the original training set, read from `file` |
+
+    `chosen` makes a request of the images with an attribute or at an end of a score. `resolved` replaces it
+    by the list of its images, once the dataset is read.
     """
 
     classes: tuple[int | str, ...] = (0,)
@@ -44,6 +53,8 @@ class ForgetRequest:
     file: str | None = None
     # The classes as --class_to_replace takes them, set by `of_classes`.
     spelled: tuple[str, ...] = field(default=(), compare=False)
+    # What chose the indexes, or will choose them.
+    choice: Choice | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.classes, Iterable) or isinstance(self.classes, str):
@@ -59,7 +70,7 @@ class ForgetRequest:
         if self.indexes is not None:
             object.__setattr__(self, "indexes", tuple(sorted({int(index) for index in self.indexes})))
             return
-        if ANY_CLASS in self.classes and self.number is None:
+        if ANY_CLASS in self.classes and self.number is None and self.choice is None:
             message = (
                 "--class_to_replace -1 means any class and alone would forget everything. "
                 "Say how many images with --num_indexes_to_replace, or name a class"
@@ -76,6 +87,39 @@ class ForgetRequest:
                 f"expected an integer >= 1, got {self.number}. Say how many images to forget",
             )
 
+    @classmethod
+    def chosen(
+        cls,
+        *,
+        subclass: str | Sequence[str] = (),
+        where: str | None = None,
+        hardest: int | None = None,
+        easiest: int | None = None,
+        typical: int | None = None,
+        classes: tuple[int | str, ...] = (),
+        number: int | None = None,
+    ) -> ForgetRequest:
+        """Return the request of the images with an attribute, or of those at an end of the memorisation.
+
+            ForgetRequest.chosen(subclass="bear")
+            ForgetRequest.chosen(where='source == "B"', number=100)
+            ForgetRequest.chosen(hardest=50, classes=(3,))
+
+        Each argument narrows the choice, as its flag does. `number` images of them are drawn by the split's
+        seed. Raises ValueError for several ways to choose a number, and for a condition that can't be read.
+        """
+        ends: dict[End, int | None] = {"hardest": hardest, "easiest": easiest, "typical": typical}
+        given = [(end, count) for end, count in ends.items() if count is not None]
+        ways = [f"--forget_{end}" for end, _ in given]
+        ways += [] if number is None else ["--num_indexes_to_replace"]
+        if len(ways) > 1:
+            message = f"{ways[0]} says how many images. Leave out {' and '.join(ways[1:])}"
+            raise FlagError(f"forget_{given[0][0]}", message, named=False)
+        end, count = given[0] if given else (None, None)
+        subclasses = (subclass,) if isinstance(subclass, str) else tuple(subclass)
+        of = () if tuple(classes) == (ANY_CLASS,) else classes
+        return cls(of, number, choice=Choice(subclasses, where, end, count))
+
     def of_classes(self, names: Sequence[str]) -> ForgetRequest:
         """Replace each class by its number: a word is the name of a class, else a number.
 
@@ -89,15 +133,20 @@ class ForgetRequest:
     def in_words(self, count: int, names: Sequence[str]) -> str:
         """Describe the request, such as "classes 3 (cat) and 5 (dog)" or "450 images of class 3 (cat)"."""
         images = f"{count:,} image{'s' if count > 1 else ''}"
+        if self.choice is not None:
+            return self.choice.in_words(images, self._classes_in_words(names) if self.classes else "")
         if self.indexes is not None or ANY_CLASS in self.classes:
             return images
+        whole = self._classes_in_words(names)
+        return whole if self.number is None else f"{images} of {whole}"
+
+    def _classes_in_words(self, names: Sequence[str]) -> str:
         numbers = self.of_classes(names).numbers
         classes = [
             f"{label}" if names[label] == str(label) else f"{label} ({names[label]})" for label in numbers
         ]
         listed = " and ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
-        whole = f"class{'es' if len(classes) > 1 else ''} {listed}"
-        return whole if self.number is None else f"{images} of {whole}"
+        return f"class{'es' if len(classes) > 1 else ''} {listed}"
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -130,6 +179,7 @@ class ForgetRequest:
     @property
     def digest(self) -> str | None:
         """SHA-256 of the indexes, or of the classes if they are too long for a slug; else None."""
+        self._check_resolved()
         numbers = self.numbers if self.indexes is None else self.indexes
         if self.indexes is None and len(self._classes) <= LONGEST:
             return None
@@ -141,14 +191,54 @@ class ForgetRequest:
 
     def flags(self) -> Flags:
         """Return the command line's flags for this request."""
-        if self.indexes is not None:
+        if self.indexes is not None and self.choice is None:
             return {"forget_indexes": [self.file or "FILE"]}
         flags: Flags = {}
-        if self.classes != (0,):
+        # Without a class, a choice is among all images, and any other request is of class 0.
+        if self.classes != (() if self.choice is not None else (0,)):
             flags["class_to_replace"] = list(self.spelled or map(str, self.classes))
         if self.number is not None:
             flags["num_indexes_to_replace"] = [str(self.number)]
-        return flags
+        return flags | (self.choice.flags() if self.choice is not None else {})
+
+    def choice_params(self) -> dict[str, str]:
+        """Return the flags of the choice as params of a run; none for a request without."""
+        return {} if self.choice is None else self.choice.params()
+
+    def resolved(self, splits: Splits, scores: Scores | None = None) -> ForgetRequest:
+        """Return the request with classes as numbers and, where a choice was asked for, with its images.
+
+        scores: returns the memorisation of each image, in the order of `splits.train`. Raises ValueError for
+        names of no class, column, subclass or value, and for more images than there are.
+        """
+        request = self.of_classes(splits.class_names)
+        if request.choice is None or request.indexes is not None:
+            return request
+        train = splits.train
+        candidates = request.choice.among(splits)
+        if request.classes:
+            candidates &= request._of_its_classes(train, splits.classes)
+        if not bool(candidates.any()):
+            _, _, asked = request.in_words(2, splits.class_names).partition("images ")
+            raise FlagError(
+                next(iter(request.choice.flags())),
+                f"expected training images {asked}, got none. Ask for less at once",
+            )
+        rows = request._some_of(candidates, splits.split_seed, scores)
+        return replace(request, indexes=tuple(train.indexes[rows].tolist()))
+
+    def _some_of(self, candidates: Tensor, split_seed: int, scores: Scores | None) -> Tensor:
+        """Return the positions of the images asked for among those with the attributes."""
+        choice, rows = self.choice, candidates.nonzero().squeeze(1)
+        if choice is None or choice.end is None:
+            return rows if self.number is None else self._drawn(rows, split_seed)
+        _check_enough(f"forget_{choice.end}", choice.number or 0, len(rows))
+        if scores is None:
+            raise FlagError(
+                f"forget_{choice.end}",
+                "expected the memorisation of each training image, got none. Give resolved(splits, scores)",
+            )
+        return choice.nearest_end(rows, scores())
 
     def divide(self, train: ImageSet, classes: int, split_seed: int) -> Division:
         """Divide the training images into the forget and the retain set, both in the order of `train`.
@@ -165,35 +255,45 @@ class ForgetRequest:
             )
         return Division(train.subset(forget), train.subset(~forget))
 
-    def _chosen(self, train: ImageSet, classes: int, split_seed: int) -> torch.Tensor:
+    def _chosen(self, train: ImageSet, classes: int, split_seed: int) -> Tensor:
+        self._check_resolved()
         if self.indexes is not None:
             return self._listed(train, self.indexes)
+        wanted = self._of_its_classes(train, classes)
+        if self.number is None:
+            return wanted
+        chosen = torch.zeros_like(wanted)
+        chosen[self._drawn(wanted.nonzero().squeeze(1), split_seed)] = True
+        return chosen
+
+    def _of_its_classes(self, train: ImageSet, classes: int) -> Tensor:
+        """Return a mask of the images of the classes. Raises ValueError for a class that does not exist."""
         for label in self.numbers:
             if label != ANY_CLASS and not 0 <= label < classes:
                 raise FlagError(
                     "class_to_replace",
                     f"expected a class from 0 to {classes - 1}, got {label}. Name a class that exists",
                 )
-        wanted = (
-            torch.ones(len(train), dtype=torch.bool)
-            if ANY_CLASS in self.classes
-            else torch.isin(train.labels, torch.tensor(self.numbers))
-        )
-        if self.number is None:
-            return wanted
-        candidates = wanted.nonzero().squeeze(1)
-        if self.number > len(candidates):
-            raise FlagError(
-                "num_indexes_to_replace",
-                f"expected at most {len(candidates)}, the training images asked about, got {self.number}",
-            )
+        if ANY_CLASS in self.classes:
+            return torch.ones(len(train), dtype=torch.bool)
+        return torch.isin(train.labels, torch.tensor(self.numbers))
+
+    def _drawn(self, candidates: Tensor, split_seed: int) -> Tensor:
+        """Draw the number of images from these positions."""
+        number = self.number or 0
+        _check_enough("num_indexes_to_replace", number, len(candidates))
         order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(split_seed))
-        chosen = torch.zeros_like(wanted)
-        chosen[candidates[order[: self.number]]] = True
-        return chosen
+        return candidates[order[:number]]
+
+    def _check_resolved(self) -> None:
+        if self.choice is not None and self.indexes is None:
+            raise ValueError(
+                f"expected images, got a choice of them by --{next(iter(self.choice.flags()))}. Call "
+                "resolved(splits) with the splits of load_splits, which have the attributes"
+            )
 
     @staticmethod
-    def _listed(train: ImageSet, indexes: Sequence[int]) -> torch.Tensor:
+    def _listed(train: ImageSet, indexes: Sequence[int]) -> Tensor:
         there = set(train.indexes.tolist())
         strangers = [index for index in indexes if index not in there]
         if strangers:
@@ -216,6 +316,11 @@ class Division:
     def gone(self) -> tuple[int, ...]:
         """The classes that are forgotten whole: of which the retain set has no image."""
         return tuple(sorted(set(self.forget.classes) - set(self.retain.classes)))
+
+
+def _check_enough(flag: str, number: int, available: int) -> None:
+    if number > available:
+        raise FlagError(flag, f"expected at most {available}, the training images asked about, got {number}")
 
 
 def _class_of(word: str, names: Sequence[str]) -> int:

@@ -32,6 +32,7 @@ from lethe.data.item_columns import LABEL_NAMES
 from lethe.data.reading import AS_THEY_ARE, Reading
 from lethe.data.scanned import Published
 from lethe.data.split_names import NOTHING_ASKED, Asked, Chosen, choose, training_splits
+from lethe.data.table_columns import table_columns
 from lethe.nearest_name import did_you_mean
 from lethe.registry import Entry
 from lethe.system.foreign_files import IMAGE, check_inside, check_size, read_foreign
@@ -177,6 +178,7 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: 
                 f"{name}: expected the column {missing[0]} in {part}, got {', '.join(rows.column_names)}. "
                 "Rename the column, or name another test split with --test_split"
             )
+    attributes = table_columns(train, besides=chosen)
     parts = {part: _encoded(rows.select_columns([image, label]), image) for part, rows in parts.items()}
     classes = {part: _class_names(name, rows.features[label], label) for part, rows in parts.items()}
     names = classes["train"]
@@ -197,7 +199,7 @@ def _published(name: str, splits: Splits, columns: Columns, asked: Asked, root: 
         part: _opening(name, part, rows, (image, label), classes[part], root) for part, rows in parts.items()
     }
     in_order = names if names is not None else tuple(map(str, sorted(_labels(name, parts["train"], label))))
-    return Published(name, content.hexdigest(), opening, in_order)
+    return Published(name, content.hexdigest(), opening, in_order, columns=attributes)
 
 
 def _has_labels(rows: Any, label: str) -> bool:

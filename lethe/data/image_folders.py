@@ -7,11 +7,13 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from lethe.data.decoded import FORMAT, decoded
 from lethe.data.default_arch import arch_for
 from lethe.data.encoded_image import SUFFIXES, EncodedImage
+from lethe.data.folder_columns import ATTRIBUTES, FolderColumns
 from lethe.data.impl import DATASETS, DatasetFacts, RawDataset, absolute, place_name, slug
 from lethe.data.reading import AS_THEY_ARE, Reading
 from lethe.data.scanned import Published
@@ -82,9 +84,8 @@ def published_folder(
     root = _unwrapped(name, root, besides)
     folders = {entry.name: entry for entry in _folders_in(root, besides)}
     if not _are_splits(name, folders, asked):
-        return of_files(
-            name, root, {"train": files_by_class(name, root, besides=besides, within=root)}, own=own
-        )
+        listed = files_by_class(name, root, beside=(ATTRIBUTES,), besides=besides, within=root)
+        return _with_columns(of_files(name, root, {"train": listed}, own=own), root, root, listed)
     _warn_of_loose_images(name, root)
 
     def has_labels(split: str, train: str) -> bool:
@@ -93,10 +94,17 @@ def published_folder(
         return any(folder.name in classes for folder in _folders_in(folders[split]))
 
     chosen = choose(name, folders, has_labels, asked)
-    files = {"train": files_by_class(name, folders[chosen.train], within=root)}
+    part = folders[chosen.train]
+    files = {"train": files_by_class(name, part, beside=(ATTRIBUTES,), within=root)}
     if chosen.test is not None:
-        files["test"] = files_by_class(name, folders[chosen.test], within=root)
-    return of_files(name, root, files, own=own)
+        files["test"] = files_by_class(name, folders[chosen.test], beside=(ATTRIBUTES,), within=root)
+    return _with_columns(of_files(name, root, files, own=own), part, root, files["train"])
+
+
+def _with_columns(published: Published, part: Path, root: Path, listed: list[tuple[str, Path]]) -> Published:
+    """Add the attributes of the training images, which lie below `part`."""
+    files = tuple(file for _, file in listed)
+    return replace(published, columns=FolderColumns(part, root, files).columns())
 
 
 def _unwrapped(name: str, root: Path, besides: Iterable[Path]) -> Path:

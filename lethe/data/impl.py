@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lethe.data.chosen_images import Images
+from lethe.data.image_columns import Columns
 from lethe.data.reading import FLAGS, reading
 from lethe.flag_error import FlagError
 from lethe.registry import Entry, Registry
@@ -25,13 +26,15 @@ class RawDataset:
     """A loader's result: images (N, C, H, W) uint8 and labels (N,) int64 of each part, and class names.
 
     The images are a tensor, or an `ImageFile` if they don't fit into memory. `test` is None if the published
-    set has no test part. `white` is the largest pixel value.
+    set has no test part. `white` is the largest pixel value. `columns` has attributes of the training images
+    by name, such as "subclass": a text for each image, in their order.
     """
 
     train: tuple[Images, Tensor]
     test: tuple[Images, Tensor] | None
     class_names: tuple[str, ...]
     white: int = 255
+    columns: Columns = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from lethe.data.encoded_image import EncodedImage, Header, header_of, pixels_of
+from lethe.data.image_columns import ReadColumns
 from lethe.data.reading import AS_THEY_ARE, Reading
 from lethe.system.progress_place import bar_settings
 
@@ -34,6 +35,7 @@ class Published:
     class_names: None takes the labels that occur in train
     own: the images are the user's own: the same file under two classes is an error; in published sets it is a
     warning
+    columns: attributes of the training images, before any is left out
     """
 
     name: str
@@ -42,6 +44,7 @@ class Published:
     class_names: tuple[str, ...] | None = None
     own: bool = False
     reading: Reading | None = None
+    columns: ReadColumns | None = None
 
     def read_as(self, reading: Reading) -> Published:
         """Set how the images are read. Settings other than the defaults change the key."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lethe.data.chosen_images import Images, choose
+from lethe.data.image_columns import Columns
 from lethe.data.image_set import ImageSet, Normalisation
 from lethe.data.impl import DATASETS, NOTHING_GIVEN, RawDataset, read
 
@@ -26,6 +27,7 @@ class Splits:
     """The three parts of a dataset. The index of a test image is its index in the published test part.
 
     of_the_data: the normalisation by the training images' own mean and deviation, if another one is in use
+    columns: attributes of the published training images: a text at the index of each
     """
 
     train: ImageSet
@@ -35,6 +37,7 @@ class Splits:
     class_names: tuple[str, ...]
     split_seed: int
     of_the_data: Normalisation | None = None
+    columns: Columns = field(default_factory=dict)
 
     @property
     def own_normalisation(self) -> Normalisation:
@@ -110,7 +113,15 @@ def split(raw: RawDataset, dataset: str, split_seed: int) -> Splits:
         return ImageSet(choose(images, rows), labels[rows], rows, normalisation)
 
     test = ImageSet(test_images, test_labels, test_indexes, normalisation)
-    return Splits(part(train_rows), part(validation_rows), test, dataset, raw.class_names, split_seed)
+    return Splits(
+        part(train_rows),
+        part(validation_rows),
+        test,
+        dataset,
+        raw.class_names,
+        split_seed,
+        columns=raw.columns,
+    )
 
 
 def drawn_from_each_class(

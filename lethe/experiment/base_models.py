@@ -104,8 +104,8 @@ class BaseModels:
     options, checkpoints of another model, and folders that can't be written; FileNotFoundError for missing
     data.
 
-    config: with the classes of the request as numbers; `asked`: as given. group: the processes that train a
-    model together; the first of them saves it.
+    config: with the classes of the request as numbers, and a choice of images as their list; `asked`: as
+    given. group: the processes that train a model together; the first of them saves it.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class BaseModels:
         check_recipe_augments(self.recipe, self.splits.train.image_shape)
         self.normalize = self._normalize(found)
         self.splits = self.splits.normalised(normalisation_of(self.normalize, self.splits.own_normalisation))
-        self.config = config = replace(config, request=config.request.of_classes(self.splits.class_names))
+        self.config = config = replace(config, request=config.request.resolved(self.splits))
         self.division = config.request.divide(self.splits.train, self.splits.classes, config.split_seed)
         with errors_of("arch"):
             self._check_architecture()

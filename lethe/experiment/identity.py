@@ -111,6 +111,7 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "class_to_replace": " ".join(map(str, base.request.classes)),
         "num_indexes_to_replace": base.request.number,
         "forget_indexes": base.request.file,
+        **base.request.choice_params(),
         "request": checked.base.request_slug,
         "forget_request": checked.base.forgotten,
         "forget_count": len(checked.data.forget),

@@ -85,7 +85,7 @@ def _commands(config: PipelineConfig) -> dict[str, str]:
 
 def _with_file(base: BaseConfig) -> BaseConfig:
     request = base.request
-    if request.indexes is None or request.file:
+    if request.indexes is None or request.file or request.choice is not None:
         return base
     return replace(base, request=replace(request, file=FORGET_LIST))
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lethe.command_line import MORE, OneLineParser, first_pass, words_on
 from lethe.experiment.flag_sources import flag_sources
+from lethe.experiment.forget_flags import CHOICE, add_forget_flags, request_from
 from lethe.flag_error import FlagError, errors_of
 from lethe.flag_words import text_of
 
 if TYPE_CHECKING:
-    from lethe.data import ForgetRequest
     from lethe.experiment.base_config import BaseConfig
     from lethe.registry import Entry
     from lethe.signature import Hyperparameter
@@ -24,6 +24,7 @@ FIRST = (
     "class_to_replace",
     "num_indexes_to_replace",
     "forget_indexes",
+    *CHOICE,
     "dataset",
     "data",
     "arch",
@@ -52,25 +53,7 @@ def add_shared_flags(parser: OneLineParser, *, several_seeds: bool = False) -> N
         parser, sources.recipe, f"{MORE}: training", default="as --arch and --dataset have it"
     )
 
-    request = parser.add_argument_group("what to forget")
-    request.add_argument(
-        "--class_to_replace",
-        type=class_word,
-        nargs="+",
-        metavar="C",
-        help="these classes, by their names or numbers; -1 is any class (default: 0)",
-    )
-    request.add_argument(
-        "--num_indexes_to_replace", type=int, metavar="N", help="N images of them instead of all"
-    )
-    request.add_argument(
-        "--forget_indexes", metavar="FILE", help="exactly the images with these indexes, one a line"
-    )
-
-
-def class_word(text: str) -> int | str:
-    """Return -1, any class, as a number, and other classes as they are: only their dataset has the names."""
-    return -1 if text == "-1" else text
+    add_forget_flags(parser)
 
 
 def path_or_none(text: str | None) -> Path | None:
@@ -182,23 +165,6 @@ def several_settings_from(options: argparse.Namespace, entry: Entry[Any]) -> dic
         if texts is not None:
             found[name] = [entry.parse(name, text) for text in texts]
     return found
-
-
-def request_from(options: argparse.Namespace) -> ForgetRequest:
-    """Return the forget request of the flags. Raises ValueError if they contradict each other."""
-    from lethe.data import ForgetRequest, read_indexes
-
-    if options.forget_indexes is None:
-        return ForgetRequest(tuple(options.class_to_replace or (0,)), options.num_indexes_to_replace)
-    if options.class_to_replace is not None or options.num_indexes_to_replace is not None:
-        message = (
-            "--forget_indexes names every image itself. Leave out --class_to_replace and "
-            "--num_indexes_to_replace"
-        )
-        raise FlagError("forget_indexes", message, named=False)
-    with errors_of("forget_indexes"):
-        indexes = read_indexes(options.forget_indexes)
-    return ForgetRequest((), None, indexes, options.forget_indexes)
 
 
 def architecture_of(arch: str | None, dataset: str) -> Entry[Any]:

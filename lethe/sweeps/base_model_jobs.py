@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lethe import command_line
 from lethe.commands import SCRIPTS
 from lethe.experiment import run_flags
+from lethe.experiment.forget_flags import CHOICE
 from lethe.experiment.run_flags import flags_of_the_run
 from lethe.flag_error import FlagError
 from lethe.flag_words import Flags, words_of
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from lethe.experiment.run_config import PipelineConfig
 
 SHOWS = ("list", "help", "h")  # flags that print something instead of a run
-REQUEST = ("class_to_replace", "num_indexes_to_replace", "forget_indexes")
+LISTED = "forget_indexes"
+REQUEST = ("class_to_replace", "num_indexes_to_replace", LISTED, *CHOICE)
 MADE_BY = {"initial": SCRIPTS["baseline"], "ideal": SCRIPTS["ideal"]}
 Words = tuple[str, ...]
 

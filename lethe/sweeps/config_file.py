@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lethe import command_line
+from lethe.experiment.forget_flags import BY_SCORE
 from lethe.experiment.run_flags import plain_flags
 from lethe.experiment.shared_flags import GIVEN_UP, SHORT
 from lethe.flag_words import Flags, words_of
-from lethe.sweeps.base_model_jobs import REQUEST, SHOWS
+from lethe.sweeps.base_model_jobs import LISTED, REQUEST, SHOWS
 from lethe.sweeps.grid import METHOD, check_printable, several_words, value_words
 from lethe.sweeps.source_lines import Located, flag_of_error, read_yaml
 
-EXCLUSIVE = {"forget_indexes": REQUEST[:2], **dict.fromkeys(REQUEST[:2], ("forget_indexes",))}
+# The flags of a file that a flag of the command line puts out of force: a list names every image itself, and
+# only one flag says how many.
+COUNTS = ("num_indexes_to_replace", *BY_SCORE)
+EXCLUSIVE = {name: (LISTED, *COUNTS) if name in COUNTS else (LISTED,) for name in REQUEST} | {LISTED: REQUEST}
 SAME = {short: name for name, short in SHORT.items() if short not in GIVEN_UP}
 SWITCHES = ("skip_finished",)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lethe.experiment.run_config import PipelineConfig
 
 METHODS, EXCLUDE, INCLUDE, METHOD = "methods", "exclude", "include", "unlearn"
-SEVERAL = ("class_to_replace", "seed")
+SEVERAL = ("class_to_replace", "forget_subclass", "seed")
 MOST_RUNS = 100_000
 
 DEFAULT_GRID: dict[str, Any] = {

@@ -1,0 +1,141 @@
+"""What chooses the images of a forget request beyond classes: their attributes, and their scores."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from lethe.data.condition import Condition, named_text
+from lethe.data.image_columns import SUBCLASS, column_of
+from lethe.flag_error import FlagError
+from lethe.flag_words import Flags
+
+if TYPE_CHECKING:
+    from lethe.data.splits import Splits
+
+End = Literal["hardest", "easiest", "typical"]
+Scores = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Images by attributes, and N of them by their memorisation.
+
+    subclasses: texts of the column "subclass": an image of any of them
+    where: `column == value` or `column != value`
+    end: which N images by memorisation: hardest, the largest; easiest, the smallest; typical, the nearest to
+        the median of those asked about. Of equal ones, the images with the smaller indexes
+    """
+
+    subclasses: tuple[str, ...] = ()
+    where: str | None = None
+    end: End | None = None
+    number: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.subclasses, str):
+            raise ValueError(
+                f"subclasses: expected several, got {self.subclasses!r}. Write ({self.subclasses!r},)"
+            )
+        object.__setattr__(self, "subclasses", tuple(sorted(set(self.subclasses))))
+        if self.condition is None and not self.subclasses and self.end is None:
+            raise ValueError("expected a subclass, a condition or a score that chooses images, got none")
+        if self.end is not None and (self.number is None or self.number < 1):
+            raise FlagError(
+                f"forget_{self.end}",
+                f"expected an integer >= 1, got {self.number}. Say how many images to forget",
+            )
+
+    @cached_property
+    def condition(self) -> Condition | None:
+        if self.where is None:
+            return None
+        try:
+            return Condition.parse(self.where)
+        except ValueError as error:
+            raise FlagError("forget_where", str(error)) from error
+
+    def flags(self) -> Flags:
+        """Return the command line's flags for this choice."""
+        flags: Flags = {}
+        if self.subclasses:
+            flags["forget_subclass"] = list(self.subclasses)
+        if self.where is not None:
+            flags["forget_where"] = [self.where]
+        if self.end is not None:
+            flags[f"forget_{self.end}"] = [str(self.number)]
+        return flags
+
+    def params(self) -> dict[str, str]:
+        """Return the flags as params of a run, each a text."""
+        return {
+            name: shlex.join(words) if len(words) > 1 else words[0] for name, words in self.flags().items()
+        }
+
+    def in_words(self, images: str, of_classes: str) -> str:
+        """Describe the choice, such as "500 images of the subclass bear" or "the 50 hardest images".
+
+        images: "500 images". of_classes: "class 3 (cat)", or "" for any.
+        """
+        of = [of_classes] if of_classes else []
+        if self.subclasses:
+            of.append(
+                f"the subclass{'es' if len(self.subclasses) > 1 else ''} {' or '.join(self.subclasses)}"
+            )
+        count, _, noun = images.partition(" ")
+        text = images if self.end is None else f"the {count} {self.end} {noun}"
+        text += f" of {' and '.join(of)}" if of else ""
+        return text if self.condition is None else f"{text} where {self.condition}"
+
+    def among(self, splits: Splits) -> Tensor:
+        """Return which training images have the attributes, as a mask (N,) in the order of `splits.train`.
+
+        Raises ValueError for a column that is missing, and a subclass or a value that no image has.
+        """
+        mask = torch.ones(len(splits.train), dtype=torch.bool)
+        if self.subclasses:
+            with _named("forget_subclass"):
+                texts = _texts(splits, SUBCLASS)
+                wanted = {named_text(word, texts, SUBCLASS, "subclasses") for word in self.subclasses}
+            mask &= torch.tensor([text in wanted for text in texts])
+        if self.condition is not None:
+            with _named("forget_where"):
+                mask &= torch.tensor(self.condition.holds(_texts(splits, self.condition.column)))
+        return mask
+
+    def nearest_end(self, candidates: Tensor, scores: Tensor) -> Tensor:
+        """Return the positions of the N candidates at the end of the scores.
+
+        candidates: positions of images. scores: (N,), of all images. Raises ValueError for scores that are
+        not a number.
+        """
+        own = scores[candidates].double()
+        if not bool(own.isfinite().all()):
+            raise ValueError("memorisation: expected a number for each training image, got NaN or infinity")
+        if self.end == "typical":
+            own = (own - own.median()).abs()
+        order = own.argsort(descending=self.end == "hardest", stable=True)
+        return candidates[order[: self.number]]
+
+
+def _texts(splits: Splits, name: str) -> list[str]:
+    """Return a column's text for each training image."""
+    indexes = splits.train.indexes.tolist()
+    column = column_of(splits.columns, name, splits.dataset, max(indexes) + 1)
+    return [column[index] for index in indexes]
+
+
+@contextmanager
+def _named(flag: str) -> Iterator[None]:
+    """Let the errors of the block start with the flag."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise FlagError(flag, str(error)) from error
