@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lethe.audits.recorded_run import RecordedRun
@@ -19,7 +20,9 @@ from lethe.data import (
     normalisation_of,
     read_indexes,
 )
+from lethe.data.choice import Choice
 from lethe.data.reading import FLAGS as READING
+from lethe.experiment.forget_flags import CHOICE
 from lethe.experiment.run_report import FORGET_LIST
 from lethe.system.device import device_named
 from lethe.training import Progress
@@ -55,16 +58,21 @@ def check_request(run: RecordedRun, done: Verification, splits: Splits, data: Fo
     listed = _list_of(data.forget)
     asked = _asked(run)
     recorded = run.recorded("request_digest")
-    if asked is not None:
-        expected = _list_of(asked.divide(splits.train, splits.classes, splits.split_seed).forget)
-        done.check("forget list, by class and number", str(expected.digest), str(listed.digest))
+    if asked is not None and not asked.by_score:
+        division = asked.resolved(splits).divide(splits.train, splits.classes, splits.split_seed)
+        by = "class and number" if asked.choice is None else "attribute"
+        done.check(f"forget list, by {by}", str(_list_of(division.forget).digest), str(listed.digest))
     else:
-        done.outside.append("the file that --forget_indexes named")
+        done.outside.append(
+            "the file that --forget_indexes named" if asked is None else "the memorisation of the images"
+        )
         if recorded is not None:
             done.check("forget list", recorded, str(listed.digest))
         else:
             done.unchecked.append("whether the forget list is the requested one (an older run, no digest)")
     request = asked or listed
+    if request.choice is not None:
+        request = replace(request.of_classes(splits.class_names), indexes=listed.indexes)
     done.check("forget request's name", run.param("request"), request.slug)
     in_words = run.recorded("forget_request")
     if in_words is not None:  # older runs have none
@@ -98,7 +106,8 @@ def _listed(run: RecordedRun) -> ForgetRequest:
 def _asked(run: RecordedRun) -> ForgetRequest | None:
     """Return the request of the flags; None if they name a file."""
     number, words = run.param("num_indexes_to_replace", "None"), run.param("class_to_replace").split()
-    if run.param("forget_indexes") != "None" or not words:
+    choice = _choice(run)
+    if run.param("forget_indexes") != "None" or not (words or choice):
         return None
     if not all(word.removeprefix("-").isdecimal() for word in words):
         raise ValueError(
@@ -106,7 +115,18 @@ def _asked(run: RecordedRun) -> ForgetRequest | None:
             f"{' '.join(words)[:40]!r}. Verify another run"
         )
     count = None if number == "None" else run.whole_number("num_indexes_to_replace")
-    return ForgetRequest(tuple(map(int, words)), count)
+    return ForgetRequest(tuple(map(int, words)), count, choice=choice)
+
+
+def _choice(run: RecordedRun) -> Choice | None:
+    """Return the choice of images by attribute or score; None for a run that has none."""
+    params = {name: text for name in CHOICE if (text := run.recorded(name)) is not None}
+    if not params:
+        return None
+    try:
+        return Choice.of_params(params)
+    except ValueError as error:
+        raise ValueError(f"run {run.record.run_id}: {error}. Verify another run") from error
 
 
 def _list_of(images: ImageSet) -> ForgetRequest:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lethe.data.splits import Splits
 
 End = Literal["hardest", "easiest", "typical"]
+ENDS: tuple[End, ...] = ("hardest", "easiest", "typical")
 Scores = Callable[[], Tensor]
 
 
@@ -75,9 +77,19 @@ class Choice:
 
     def params(self) -> dict[str, str]:
         """Return the flags as params of a run, each a text."""
-        return {
-            name: shlex.join(words) if len(words) > 1 else words[0] for name, words in self.flags().items()
-        }
+        flags = self.flags()
+        named = {"forget_subclass": shlex.join(self.subclasses)} if self.subclasses else {}
+        return {name: words[0] for name, words in flags.items()} | named
+
+    @classmethod
+    def of_params(cls, params: Mapping[str, str]) -> Choice:
+        """Return the choice of a run's params, as `params` writes them. Raises ValueError for others."""
+        subclasses = shlex.split(params.get("forget_subclass", ""))
+        ends = [(end, params[f"forget_{end}"]) for end in ENDS if f"forget_{end}" in params]
+        end, number = ends[0] if ends else (None, "0")
+        if len(ends) > 1 or not re.fullmatch(r"\d{1,18}", number):
+            raise ValueError(f"expected one number of images as the params of its choice, got {dict(ends)}")
+        return cls(tuple(subclasses), params.get("forget_where"), end, int(number) if ends else None)
 
     def in_words(self, images: str, of_classes: str) -> str:
         """Describe the choice, such as "500 images of the subclass bear" or "the 50 hardest images".

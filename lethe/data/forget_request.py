@@ -205,6 +205,11 @@ class ForgetRequest:
         """Return the flags of the choice as params of a run; none for a request without."""
         return {} if self.choice is None else self.choice.params()
 
+    @property
+    def by_score(self) -> bool:
+        """Whether the images are at an end of a score, and not only of a class, an attribute or a list."""
+        return self.choice is not None and self.choice.end is not None
+
     def resolved(self, splits: Splits, scores: Scores | None = None) -> ForgetRequest:
         """Return the request with classes as numbers and, where a choice was asked for, with its images.
 
