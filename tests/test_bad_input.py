@@ -179,6 +179,13 @@ def test_the_command_line(words, says, refused):
             "--forget_indexes list.txt --num_indexes_to_replace 3",
             r"--forget_indexes .*Leave out .*--num_indexes_to_replace",
         ),
+        (
+            "--forget_indexes list.txt --forget_subclass bear",
+            r"--forget_indexes .*Leave out .*--forget_subclass",
+        ),
+        ("--forget_subclass bear", r"--forget_subclass: .*digits have none"),
+        ("--forget_where 'source == B'", r"--forget_where: .*digits have none"),
+        ("--forget_where source", r"--forget_where: expected a condition such as"),
     ],
 )
 @pytest.mark.parametrize("main", [mlflow_forget.main, main_ideal.main], ids=["job", "ideal"])

@@ -73,6 +73,15 @@ def test_a_request_of_the_line_takes_the_place_of_the_files(config_of, folder):
         "unlearn: SSD\nclass_to_replace: 3\nnum_indexes_to_replace: 9\n", "--num_indexes_to_replace", "5"
     )
     assert (config.base.request.classes, config.base.request.number) == (("3",), 5)
+    of_file = "unlearn: SSD\nforget_subclass: [bear, seal]\nnum_indexes_to_replace: 9\n"
+    (config,) = config_of(of_file, "--forget_indexes", "list.txt")
+    assert config.base.request == of_line("--unlearn", "SSD", "--forget_indexes", "list.txt")[0].base.request
+    (config,) = config_of(of_file, "--class_to_replace", "4")
+    assert config.base.request.flags() == {
+        "class_to_replace": ["4"],
+        "num_indexes_to_replace": ["9"],
+        "forget_subclass": ["bear", "seal"],
+    }
 
 
 def test_a_checkpoint_is_a_mask(config_of):
@@ -159,6 +168,7 @@ def test_a_word_before_the_first_flag_is_refused(capsys, folder):
         ("hidden: [64, 32]", ["--hidden", "64,32"]),
         ("train_augment: [crop, flip]", ["--train_augment", "crop,flip"]),
         ("class_to_replace: [3, 5]", ["--class_to_replace", "3", "5"]),
+        ("forget_subclass: [bear, seal]", ["--forget_subclass", "bear", "seal"]),
         ("mask_layer: [0, 1]", ["--mask_layer", "0", "1"]),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lethe.data import DATASETS, load_splits
+from lethe.data import DATASETS, ForgetRequest, load_splits
 from lethe.system.torchvision_import import torchvision_module
 from tests.idx_format import idx
 
@@ -236,6 +236,18 @@ def test_cifar100_has_a_hundred_fine_classes_read_pixel_by_pixel(cifar100):
     assert load_splits("CIFAR100", folder).classes == 100
 
 
+def test_cifar20_has_the_coarse_labels_and_the_fine_ones_as_subclasses(cifar100):
+    folder, content = cifar100
+    raw = DATASETS["CIFAR20"](folder)
+    rows, fine = content["train"]
+    assert np.array_equal(raw.train[0].numpy().reshape(len(rows), 3072), rows)
+    assert raw.train[1].tolist() == [label // 5 for label in fine]
+    assert raw.test[1].tolist() == [label // 5 for label in content["test"][1]]
+    assert raw.class_names == tuple(f"coarse{i}" for i in range(20))
+    request = ForgetRequest.chosen(subclass="fine7").resolved(load_splits("CIFAR20", folder))
+    assert {fine[index] for index in request.indexes} == {7}
+
+
 def test_a_cifar100_file_with_another_md5_is_not_unpickled(cifar100):
     folder, _ = cifar100
     (folder / "cifar-100-python" / "train").write_bytes(pickle.dumps(Touches(folder / "touched")))
@@ -271,14 +283,14 @@ def test_missing_files_are_named_with_their_folder(offline, tmp_path, name, file
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "CIFAR20"])
 def test_a_download_that_fails_leaves_no_folder_behind(offline, tmp_path, name):
     with pytest.raises(FileNotFoundError):
         DATASETS[name](tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "CIFAR20"])
 def test_a_download_that_fails_leaves_the_persons_folder_alone(offline, tmp_path, name):
     with pytest.raises(FileNotFoundError):
         DATASETS[name](tmp_path)

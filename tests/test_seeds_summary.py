@@ -118,6 +118,7 @@ def test_which_metrics_were_asked_for_parts_no_seeds():
 @pytest.mark.slow
 def test_what_a_real_run_logs_of_its_making_is_no_setting():
     """But for what it was asked to do: a param that is new has to be put in one of the lists."""
+    from lethe.experiment.forget_flags import CHOICE
     from lethe.experiment.identity import provenance, run_params
     from lethe.experiment.pipeline import Pipeline, PipelineConfig
 
@@ -136,6 +137,7 @@ def test_what_a_real_run_logs_of_its_making_is_no_setting():
         "dataset_package",
         "arch_package",
         "request_digest",
+        *CHOICE,
     }
     assert names == OF_TASK - unsaid | set(METHODS["MIMU"].hyperparameters) | {"hidden"}
 

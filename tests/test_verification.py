@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from own_store import artifact, runs, store_in, there  # noqa: F401 (every test runs in the module's folder)
+from pictures import noise, write
 from safetensors.torch import load_file, save_file
 
 import audit
@@ -152,6 +153,28 @@ def test_another_forget_list_is_found(job, capsys):
     assert code == 1
     assert "DIFFERS: number of forget images\n    expected 60, got 59" in out
     assert "DIFFERS: forget images" in out
+
+
+def test_the_images_of_an_attribute_are_chosen_again(folder, capsys):
+    for number in range(40):
+        write(
+            folder / "photos" / "cat" / ("lynx" if number % 4 else "sea lion") / f"{number}.png",
+            noise(number),
+        )
+        write(folder / "photos" / "dog" / f"{number}.png", noise(100 + number))
+    request = [*"--dataset folder:photos --arch mlp --forget_subclass lynx".split(), "sea lion"]
+    few = ["--num_indexes_to_replace", "5", "--metrics", "forget_score"]
+    job = made(mlflow_forget.main, "--unlearn", "random_mask", "--epochs", "2", *request, *few)
+
+    assert job.data.params["forget_subclass"] == "lynx 'sea lion'"
+    assert job.data.params["forget_request"] == "5 images of the subclasses lynx or sea lion"
+    code, out = verified(capsys, job)
+    assert code == 0 and "same: forget list, by attribute\n" in out
+
+    listed = artifact(job) / "forget_indexes.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:4]))
+    code, out = verified(capsys, job)
+    assert code != 0 and "forget list, by attribute" in out
 
 
 def test_an_ideal_model_that_is_gone_or_another_is_named(folder, capsys):

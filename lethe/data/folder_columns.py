@@ -116,7 +116,7 @@ def _rows_of(table: Path, root: Path) -> tuple[list[str], list[tuple[int, list[s
     if len(header) < 2 or not all(header[1:]) or len(set(header)) < len(header):
         raise ValueError(
             f"{table}: expected names of columns on the first line, each another, such as path,source, got "
-            f"{_short(','.join(header)) or 'nothing'}. Correct the line"
+            f"{_short(','.join(header)) if header else 'nothing'}. Correct the line"
         )
     for line, cells in rows[1:]:
         if len(cells) != len(header):
