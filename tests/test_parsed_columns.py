@@ -13,6 +13,7 @@ import mlruns_parser
 from lethe.evaluation import METRICS, names_in
 from lethe.experiment.artifacts import matter_first
 from lethe.experiment.base_config import BaseConfig
+from lethe.experiment.forget_flags import CHOICE
 from lethe.experiment.identity import run_params
 from lethe.experiment.pipeline import Pipeline
 from lethe.experiment.run_config import PipelineConfig
@@ -106,7 +107,7 @@ def test_what_is_left_out_by_name_is_a_metric_or_a_param_of_a_run(tmp_path):
     """A metric that is renamed would come back by its new name, and nobody would notice."""
     config = PipelineConfig(unlearn="FT", base=BaseConfig(dataset="digits", save_dir=tmp_path))
     checked = Pipeline(config).checked
-    assert set(run_params(checked)) >= PARAMS_LEFT_OUT
+    assert {*run_params(checked), *CHOICE} >= PARAMS_LEFT_OUT
     assert set(METRICS.names) >= METRICS_LEFT_OUT
 
 
