@@ -185,6 +185,11 @@ def test_the_command_line(words, says, refused):
         ),
         ("--forget_subclass bear", r"--forget_subclass: .*digits have none"),
         ("--forget_where 'source == B'", r"--forget_where: .*digits have none"),
+        ("--forget_hardest 99999", r"--forget_hardest: expected at most 129\d, .*got 99999"),
+        ("--forget_hardest 5", r"--forget_hardest: expected --forget_scores FILE"),
+        ("--forget_hardest 5 --forget_easiest 5", r"--forget_hardest .*Leave out --forget_easiest"),
+        ("--forget_scores list.txt", r"--forget_scores: expected one of --forget_hardest"),
+        ("--forget_hardest 5 --forget_scores list.txt", r"--forget_scores: expected the columns"),
         ("--forget_where source", r"--forget_where: expected a condition such as"),
     ],
 )

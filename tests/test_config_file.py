@@ -82,6 +82,12 @@ def test_a_request_of_the_line_takes_the_place_of_the_files(config_of, folder):
         "num_indexes_to_replace": ["9"],
         "forget_subclass": ["bear", "seal"],
     }
+    (config,) = config_of(of_file, "--forget_hardest", "4", "--forget_scores", "a.csv")
+    assert config.base.request.flags() == {
+        "forget_subclass": ["bear", "seal"],
+        "forget_hardest": ["4"],
+        "forget_scores": ["a.csv"],
+    }
 
 
 def test_a_checkpoint_is_a_mask(config_of):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from numbered_images import numbered
 
 from lethe.data import ForgetRequest, RawDataset, Splits, split
@@ -101,6 +102,7 @@ def test_flags_and_words_are_as_asked(asked, flags, words):
         Choice(("polar bear", "sea 'lion'"), "source == B"),
         Choice(where='"a b" != ""'),
         Choice(end="hardest", number=50),
+        Choice(("bear",), end="typical", number=3, scores="my scores.csv"),
     ],
 )
 def test_params_are_read_back(choice):
@@ -200,3 +202,74 @@ def test_the_columns_of_a_dataset_become_those_of_its_splits():
     splits = split(raw, "photos", 0)
     expected = [index for index in sorted(splits.train.indexes.tolist()) if SOURCES[index] == "A"]
     assert sorted(chosen(splits, where="source == A")) == expected
+
+
+# By memorisation, of images 0 to 8
+
+SCORES = [0.1, 0.9, 0.5, 0.5, 0.0, 0.2, 0.4, 0.7, 0.375]
+
+
+@pytest.fixture
+def scores(tmp_path):
+    lines = [f"{index},{score}\n" for index, score in enumerate(SCORES)]
+    (tmp_path / "scores.csv").write_text("index,memorization\n" + "".join(reversed(lines)))
+    return str(tmp_path / "scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("asked", "indexes"),
+    [
+        ({"hardest": 2}, [1, 7]),
+        ({"hardest": 3}, [1, 2, 7]),  # 2 and 3 are equal
+        ({"easiest": 2}, [0, 4]),
+        ({"typical": 2}, [6, 8]),  # the median is 0.4
+        ({"hardest": 1, "classes": (1,)}, [7]),
+        ({"typical": 1, "classes": ("tree",)}, [8]),
+        ({"hardest": 1, "subclass": "seal", "where": "source == B"}, [3]),
+    ],
+)
+def test_an_end_of_the_memorisation_is_meant(asked, indexes, scores):
+    assert chosen(**asked, scores=scores) == indexes
+    request = ForgetRequest.chosen(**asked)
+    assert list(request.resolved(splits_of(), lambda: torch.tensor(SCORES)).indexes) == indexes
+
+
+def test_a_file_is_of_published_indexes(scores):
+    assert chosen(splits_of(trained_on=[8, 7, 0, 3]), hardest=2, scores=scores) == [3, 7]
+
+
+def test_the_hardest_are_named(scores):
+    request = ForgetRequest.chosen(hardest=2, classes=(1,), scores=scores).resolved(splits_of())
+    assert request.in_words(2, ("animal", "tree")) == "the 2 hardest images of class 1 (tree)"
+    assert request.flags() == {"class_to_replace": ["1"], "forget_hardest": ["2"], "forget_scores": [scores]}
+    assert Choice.of_params(request.choice_params()) == request.choice
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"hardest": 10}, "--forget_hardest: expected at most 9, the training images asked about, got 10"),
+        ({"typical": 5, "classes": (0,)}, "--forget_typical: expected at most 4"),
+        ({"easiest": 0}, "--forget_easiest: expected an integer >= 1, got 0"),
+        ({"hardest": 2, "typical": 2}, "^--forget_hardest says how many images. Leave out --forget_typical"),
+        ({"easiest": 2, "number": 2}, "^--forget_easiest says .* Leave out --num_indexes_to_replace"),
+        (
+            {"hardest": 2},
+            "--forget_hardest: expected --forget_scores FILE .*, got none. Make the file: .*memorisation",
+        ),
+        (
+            {"subclass": "bear", "scores": "a.csv"},
+            "--forget_scores: expected one of --forget_hardest, .*, got none",
+        ),
+        ({"hardest": 2, "scores": "absent.csv"}, "--forget_scores: expected .* no file absent.csv"),
+    ],
+)
+def test_what_does_not_choose_images_by_memorisation_is_refused(asked, message):
+    with pytest.raises(FlagError, match=message):
+        chosen(**asked)
+
+
+def test_a_file_without_an_image_is_refused(tmp_path):
+    (tmp_path / "some.csv").write_text("index,memorization\n0,0.5\n1,0.5\n")
+    with pytest.raises(FlagError, match="--forget_scores: .*some.csv has none of index 2 and 6 more"):
+        chosen(hardest=1, scores=str(tmp_path / "some.csv"))

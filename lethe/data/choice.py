@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lethe.data.condition import Condition, named_text
 from lethe.data.image_columns import SUBCLASS, column_of
+from lethe.data.image_scores import read_scores
+from lethe.data.image_set import ImageSet
 from lethe.flag_error import FlagError
 from lethe.flag_words import Flags
 
@@ -34,12 +36,14 @@ class Choice:
     where: `column == value` or `column != value`
     end: which N images by memorisation: hardest, the largest; easiest, the smallest; typical, the nearest to
         the median of those asked about. Of equal ones, the images with the smaller indexes
+    scores: a CSV file of the memorisation, with the columns index and memorization
     """
 
     subclasses: tuple[str, ...] = ()
     where: str | None = None
     end: End | None = None
     number: int | None = None
+    scores: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.subclasses, str):
@@ -47,6 +51,9 @@ class Choice:
                 f"subclasses: expected several, got {self.subclasses!r}. Write ({self.subclasses!r},)"
             )
         object.__setattr__(self, "subclasses", tuple(sorted(set(self.subclasses))))
+        if self.scores is not None and self.end is None:
+            ends = ", ".join(f"--forget_{end}" for end in ENDS)
+            raise FlagError("forget_scores", f"expected one of {ends} too, got none. Say how many images")
         if self.condition is None and not self.subclasses and self.end is None:
             raise ValueError("expected a subclass, a condition or a score that chooses images, got none")
         if self.end is not None and (self.number is None or self.number < 1):
@@ -73,6 +80,8 @@ class Choice:
             flags["forget_where"] = [self.where]
         if self.end is not None:
             flags[f"forget_{self.end}"] = [str(self.number)]
+        if self.scores is not None:
+            flags["forget_scores"] = [self.scores]
         return flags
 
     def params(self) -> dict[str, str]:
@@ -89,7 +98,8 @@ class Choice:
         end, number = ends[0] if ends else (None, "0")
         if len(ends) > 1 or not re.fullmatch(r"\d{1,18}", number):
             raise ValueError(f"expected one number of images as the params of its choice, got {dict(ends)}")
-        return cls(tuple(subclasses), params.get("forget_where"), end, int(number) if ends else None)
+        count, scores = int(number) if ends else None, params.get("forget_scores")
+        return cls(tuple(subclasses), params.get("forget_where"), end, count, scores)
 
     def in_words(self, images: str, of_classes: str) -> str:
         """Describe the choice, such as "500 images of the subclass bear" or "the 50 hardest images".
@@ -122,19 +132,42 @@ class Choice:
                 mask &= torch.tensor(self.condition.holds(_texts(splits, self.condition.column)))
         return mask
 
-    def nearest_end(self, candidates: Tensor, scores: Tensor) -> Tensor:
-        """Return the positions of the N candidates at the end of the scores.
+    def at_the_end(self, train: ImageSet, candidates: Tensor, scores: Scores | None) -> Tensor:
+        """Return the positions of the N candidates at the end of the memorisation.
 
-        candidates: positions of images. scores: (N,), of all images. Raises ValueError for scores that are
-        not a number.
+        candidates: positions of images. scores: returns that of each image (N,), for a choice without a file.
+        Raises ValueError for scores that are missing or no numbers.
         """
-        own = scores[candidates].double()
+        if self.scores is not None:
+            own = _from_file(self.scores, train.indexes[candidates])
+        elif scores is not None:
+            own = scores()[candidates].double()
+        else:
+            raise FlagError(
+                f"forget_{self.end}",
+                "expected --forget_scores FILE with the memorisation of each training image, got none. Make "
+                "the file: python -u audit.py memorisation",
+            )
         if not bool(own.isfinite().all()):
-            raise ValueError("memorisation: expected a number for each training image, got NaN or infinity")
+            raise ValueError("memorisation: expected a finite number for each training image, got another")
         if self.end == "typical":
             own = (own - own.median()).abs()
         order = own.argsort(descending=self.end == "hardest", stable=True)
         return candidates[order[: self.number]]
+
+
+def _from_file(path: str, indexes: Tensor) -> Tensor:
+    """Return the scores of the images with these indexes. Raises FlagError for a file that lacks one."""
+    known = read_scores(path, "forget_scores")
+    missing = [index for index in indexes.tolist() if index not in known]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise FlagError(
+            "forget_scores",
+            f"expected the score of each training image, and {path} has none of index {missing[0]}{more}. "
+            "Make the file of this dataset and --split_seed",
+        )
+    return torch.tensor([known[index] for index in indexes.tolist()], dtype=torch.float64)
 
 
 def _texts(splits: Splits, name: str) -> list[str]:

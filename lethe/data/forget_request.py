@@ -96,6 +96,7 @@ class ForgetRequest:
         hardest: int | None = None,
         easiest: int | None = None,
         typical: int | None = None,
+        scores: str | None = None,
         classes: tuple[int | str, ...] = (),
         number: int | None = None,
     ) -> ForgetRequest:
@@ -103,7 +104,7 @@ class ForgetRequest:
 
             ForgetRequest.chosen(subclass="bear")
             ForgetRequest.chosen(where='source == "B"', number=100)
-            ForgetRequest.chosen(hardest=50, classes=(3,))
+            ForgetRequest.chosen(hardest=50, classes=(3,), scores="memorisation.csv")
 
         Each argument narrows the choice, as its flag does. `number` images of them are drawn by the split's
         seed. Raises ValueError for several ways to choose a number, and for a condition that can't be read.
@@ -118,7 +119,7 @@ class ForgetRequest:
         end, count = given[0] if given else (None, None)
         subclasses = (subclass,) if isinstance(subclass, str) else tuple(subclass)
         of = () if tuple(classes) == (ANY_CLASS,) else classes
-        return cls(of, number, choice=Choice(subclasses, where, end, count))
+        return cls(of, number, choice=Choice(subclasses, where, end, count, scores))
 
     def of_classes(self, names: Sequence[str]) -> ForgetRequest:
         """Replace each class by its number: a word is the name of a class, else a number.
@@ -229,21 +230,16 @@ class ForgetRequest:
                 next(iter(request.choice.flags())),
                 f"expected training images {asked}, got none. Ask for less at once",
             )
-        rows = request._some_of(candidates, splits.split_seed, scores)
+        rows = request._some_of(train, candidates, splits.split_seed, scores)
         return replace(request, indexes=tuple(train.indexes[rows].tolist()))
 
-    def _some_of(self, candidates: Tensor, split_seed: int, scores: Scores | None) -> Tensor:
+    def _some_of(self, train: ImageSet, candidates: Tensor, split_seed: int, scores: Scores | None) -> Tensor:
         """Return the positions of the images asked for among those with the attributes."""
         choice, rows = self.choice, candidates.nonzero().squeeze(1)
         if choice is None or choice.end is None:
             return rows if self.number is None else self._drawn(rows, split_seed)
         _check_enough(f"forget_{choice.end}", choice.number or 0, len(rows))
-        if scores is None:
-            raise FlagError(
-                f"forget_{choice.end}",
-                "expected the memorisation of each training image, got none. Give resolved(splits, scores)",
-            )
-        return choice.nearest_end(rows, scores())
+        return choice.at_the_end(train, rows, scores)
 
     def divide(self, train: ImageSet, classes: int, split_seed: int) -> Division:
         """Divide the training images into the forget and the retain set, both in the order of `train`.

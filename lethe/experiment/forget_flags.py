@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BY_ATTRIBUTE = ("forget_subclass", "forget_where")
 BY_SCORE = ("forget_hardest", "forget_easiest", "forget_typical")
-CHOICE = (*BY_ATTRIBUTE, *BY_SCORE)
+CHOICE = (*BY_ATTRIBUTE, *BY_SCORE, "forget_scores")
 
 
 def add_forget_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,16 @@ def add_forget_flags(parser: argparse.ArgumentParser) -> None:
         "--forget_where",
         metavar="CONDITION",
         help="the images with this attribute, such as 'source == \"B\"' or 'source != \"B\"'",
+    )
+    for flag, which in zip(BY_SCORE, ("the most", "the least", "as the median image is"), strict=True):
+        request.add_argument(
+            f"--{flag}", type=int, metavar="N", help=f"the N images of these that are memorised {which}"
+        )
+    request.add_argument(
+        "--forget_scores",
+        metavar="FILE",
+        help="the memorisation of each image, from audit.py memorisation: a CSV file with the columns index "
+        "and memorization",
     )
 
 

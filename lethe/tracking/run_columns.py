@@ -33,6 +33,7 @@ SHOWN_IF_VARIED = frozenset(
         "forget_easiest",
         "forget_hardest",
         "forget_indexes",
+        "forget_scores",
         "forget_subclass",
         "forget_typical",
         "forget_where",
