@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +45,19 @@ class Memorisation:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @cached_property
+    def ranks(self) -> Tensor:
+        """(N,) int64, 0 for the least memorised image. Of equal scores the margin form decides."""
+        by_margin = self.margin_scores.argsort(stable=True)
+        order = by_margin[self.scores[by_margin].argsort(stable=True)]
+        return order.argsort()
+
+    def subset(self, rows: Tensor) -> Memorisation:
+        """Select images by their positions."""
+        of_images = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: value[rows] for name, value in of_images.items() if isinstance(value, Tensor)}
+        return replace(self, **chosen)
+
 
 def memorisation(correct: Tensor, margins: Tensor, member: Tensor) -> Memorisation:
     """Return the memorisation of each image. See `Memorisation` for the formulas.
@@ -75,6 +89,38 @@ def memorisation(correct: Tensor, margins: Tensor, member: Tensor) -> Memorisati
     )
 
 
+def reliability(correct: Tensor, member: Tensor) -> float:
+    """Return the split-half reliability of the scores.
+
+        Spearman's correlation of the scores by one half of the models with those by the other half
+
+    correct, member (K, N) bool, as in `memorisation`. Models come in pairs of complementary parts: every
+    second pair is in the second half. Leaves out images without a model of a kind in one half. Raises
+    ValueError for fewer than 4 models, and where the scores of a half are all the same.
+    """
+    if len(member) < 2 * FEWEST:
+        raise ValueError(
+            f"expected at least {2 * FEWEST} shadow models to split in two, got {len(member)}. Train more"
+        )
+    second = torch.arange(len(member)) // 2 % 2 == 1
+    halves = [_scores(correct[rows].double(), member[rows]) for rows in (~second, second)]
+    known = halves[0].isfinite() & halves[1].isfinite()
+    return spearman(halves[0][known], halves[1][known])
+
+
+def spearman(one: Tensor, other: Tensor) -> float:
+    """Return the correlation of the ranks of two (N,), equal values with the mean of their ranks.
+
+    Raises ValueError where all values of a side are the same.
+    """
+    ranks = torch.stack([_mean_ranks(one), _mean_ranks(other)])
+    ranks -= ranks.mean(1, keepdim=True)
+    lengths = ranks.norm(dim=1)
+    if not lengths.prod() > 0:
+        raise ValueError("all images have the same score, so that none comes before another")
+    return float(ranks[0] @ ranks[1] / lengths.prod())
+
+
 def too_few(member: Tensor) -> str:
     """Return a message if an image has fewer than 2 models with it, or without it; "" otherwise.
 
@@ -93,6 +139,16 @@ def _check(value: Tensor, margins: Tensor, name: str) -> None:
             f"{name}: expected bool {tuple(margins.shape)}, got {value.dtype} {tuple(value.shape)}. Give one "
             "entry per model and image"
         )
+
+
+def _scores(right: Tensor, member: Tensor) -> Tensor:
+    return _mean(right, member) - _mean(right, ~member)
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    _, place, counts = values.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[place]
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from seeded import generator, normal
 from sklearn.metrics import roc_auc_score
 
 from lethe.data import ForgetRequest, load_splits
-from lethe.evaluation.memorisation import memorisation
+from lethe.evaluation.memorisation import memorisation, reliability, spearman
 from lethe.experiment import memorised
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.base_models import BaseModels
@@ -93,6 +93,47 @@ def test_other_tables_are_refused(changed, message):
 
     with pytest.raises(ValueError, match=message):
         memorisation(**table | changed)
+
+
+def test_ranks_are_by_the_score_and_then_by_the_margin_form():
+    margins = torch.zeros(4, 3)
+    margins[:2] = torch.tensor([1.0, 3.0, 2.0])
+    member = torch.tensor([[True] * 3] * 2 + [[False] * 3] * 2)
+    correct = member & torch.tensor([True, False, False])
+
+    found = memorisation(correct, margins, member)
+
+    assert found.scores.tolist() == [1, 0, 0]
+    assert found.ranks.tolist() == [2, 1, 0]
+    assert found.subset(torch.tensor([0, 2])).ranks.tolist() == [1, 0]
+
+
+def test_spearman_is_scipys_with_ties():
+    one, other = torch.tensor([0.0, 0, 0.5, 1, 1, 1]), torch.tensor([0.2, 0, 0, 0.7, 1, 0])
+
+    assert spearman(one, other) == pytest.approx(scipy.stats.spearmanr(one, other).statistic)
+
+
+def test_the_reliability_compares_the_scores_of_every_second_pair_of_models():
+    halves = torch.rand(10, 30, generator=generator(1)) < 0.5
+    member = torch.stack([halves, ~halves], dim=1).flatten(0, 1)
+    correct = torch.rand(20, 30, generator=generator(2)) < torch.linspace(0.2, 1, 30)
+    first = torch.tensor([0, 1, 4, 5, 8, 9, 12, 13, 16, 17])
+    second = first + 2
+
+    scores = [
+        memorisation(correct[rows], torch.zeros(10, 30), member[rows]).scores for rows in (first, second)
+    ]
+
+    expected = scipy.stats.spearmanr(*scores).statistic
+    assert reliability(correct, member) == pytest.approx(expected)
+
+
+def test_scores_that_are_all_the_same_have_no_reliability():
+    member = torch.arange(8).unsqueeze(1).expand(-1, 5) % 2 == 0
+
+    with pytest.raises(ValueError, match="all images have the same score"):
+        reliability(torch.ones(8, 5, dtype=torch.bool), member)
 
 
 def planted():

@@ -92,8 +92,8 @@ def test_a_method_that_cant_forget_a_part_is_refused(name, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("index,score\n0,1\n", "expected the columns index and memorization in .*, got index, score"),
-        ("", "expected the columns index and memorization in .*, got nothing"),
+        ("index,score\n0,1\n", "expected the columns index and memorisation in .*, got index, score"),
+        ("", "expected the columns index and memorisation in .*, got nothing"),
         ("index,memorization\n0,nan\n", "an index >= 0 and a finite number on line 2"),
         ("index,memorization\n0,1\n-1,1\n", "an index >= 0 and a finite number on line 3"),
         ("index,memorization\n0\n", "an index >= 0 and a finite number on line 2"),

@@ -91,8 +91,8 @@ def rum(
         rum_low: method for the least memorised third
         rum_mid: method for the middle third
         rum_high: method for the most memorised third
-        memorization: a CSV file with the columns index and memorization, for the same images; none computes
-            the proxy
+        memorization: a CSV file with the columns index and memorisation, for the same images, such as
+            memorisation.csv of an audit; none computes the proxy
         curvature_step: length of z
 
     Raises ValueError for a method that is for whole classes, wraps the model or is RUM, and for a file that

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lethe.audits.margin_files import COLUMNS, columns, npy, table
+from lethe.audits.margin_files import COLUMNS, KEPT_FILE, columns, npy, table
 from lethe.data import ImageSet
 from lethe.evaluation import Missing, NotFinite, names_in
 from lethe.experiment.artifacts import log_code, log_files, log_image_sets, undefined_tags
@@ -23,6 +23,7 @@ from lethe.experiment.base_models import BaseModels
 from lethe.experiment.identity import MASKED, CheckedConfig, origin_tags, run_params
 from lethe.experiment.model_sets import ModelSpec, oracles_of
 from lethe.experiment.pipeline import Pipeline, PipelineConfig
+from lethe.registry import Entry
 from lethe.system.threads import computing_with
 from lethe.tracking.finished import HASH
 from lethe.tracking.run import TrackedRun, tracked_run
@@ -110,18 +111,33 @@ def params_of(job: CheckedConfig, **own: Any) -> dict[str, Any]:
 
 @contextmanager
 def audit_run(job: CheckedConfig, kind: str, name: str, params: Mapping[str, Any]) -> Iterator[TrackedRun]:
-    """Begin the MLflow run of an audit and log its params.
+    """Begin the MLflow run of an audit of a method and log its params. See `begun`."""
+    with begun(job.base, kind, name, params, job.experiment, origin_tags(job), job.entries) as run:
+        yield run
+
+
+@contextmanager
+def begun(
+    base: BaseModels,
+    kind: str,
+    name: str,
+    params: Mapping[str, Any],
+    experiment: str,
+    origin_of_code: Mapping[str, str],
+    entries: Sequence[Entry[Any]],
+) -> Iterator[TrackedRun]:
+    """Begin the MLflow run of an audit and log its params. entries: what may be a user's own code.
 
     Processes with the same audit wait for each other, by a lock in the folder of the checkpoints.
     """
     settings = {"audit": kind, **{setting: str(value) for setting, value in params.items()}}
     settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    tags = {"audit": kind, **origin_tags(job), HASH: settings_hash}
-    begun = tracked_run(job.experiment, name, tags=tags, columns=names_in("overview"))
-    threads = computing_with(job.base.threads)
-    with locked(job.base.save_dir / settings_hash), threads, begun as run:
+    tags = {"audit": kind, **origin_of_code, HASH: settings_hash}
+    started = tracked_run(experiment, name, tags=tags, columns=names_in("overview"))
+    threads = computing_with(base.threads)
+    with locked(base.save_dir / settings_hash), threads, started as run:
         run.params(params)
-        log_code(run, job.entries)
+        log_code(run, entries)
         yield run
 
 
@@ -146,7 +162,7 @@ def log_margins(
     log_image_sets(run, base.splits.dataset, {**sets, "test": base.splits.test})
     files = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
     files |= {name: npy(array) for name, array in arrays.items()}
-    run.params({f"sha256.{name}": hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    run.params({KEPT_FILE + name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     log_files(run, files)
 
 

@@ -38,6 +38,7 @@ NO_ARRAY = (
 LARGEST_ARRAY = 1_000_000 * MB
 SETS = ("forget", "retain", "validation")
 COLUMNS = "columns.csv"  # beside every file of margins that Lethe writes
+KEPT_FILE = "sha256."  # begins the names of params with the digest of an artifact
 REMEDY = "Restore it, or remove it if you know that the columns are in the order of the images"
 
 

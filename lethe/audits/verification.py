@@ -9,7 +9,7 @@ from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.seal import check_signature, public_key
 from lethe.audits.verified import Verification
 from lethe.audits.verified_manifest import check_manifest
-from lethe.audits.verified_many import verify_klom, verify_ulira
+from lethe.audits.verified_many import verify_klom, verify_memorisation, verify_ulira
 from lethe.audits.verified_model import verify_model
 from lethe.commands import named
 from lethe.tracking.record import Record
@@ -20,6 +20,7 @@ KINDS: dict[str | None, Callable[[RecordedRun, Progress], Verification]] = {
     "evaluate": verify_model,
     "klom": verify_klom,
     "ulira": verify_ulira,
+    "memorisation": verify_memorisation,
 }
 UNSIGNED = "who made it (its manifest is not signed, or was not checked with --key)"
 NO_MANIFEST = "whether anything was changed since the run ended (an older run, without a manifest)"

@@ -33,18 +33,23 @@ LONGEST_DIGEST = 32  # letters of an image set's digest that MLflow keeps
 
 def read_data(run: RecordedRun, done: Verification, progress: Progress) -> tuple[Splits, ForgetData]:
     """Return the splits and their division by the run's forget list. Raises ValueError for untrusted code."""
-    check_package(run, done, "dataset", DATASETS, run.param("dataset"))
-    splits = load_splits(run.dataset(), run.param("data"), run.whole_number("split_seed"), _reading(run))
-    if run.param("trained_on", "train") == "all":
-        splits = splits.without_validation()
-    normalize = checked_normalisation(run.param("normalize", DATA))
-    splits = splits.normalised(normalisation_of(normalize, splits.own_normalisation))
+    splits = read_splits(run, done)
     data = ForgetData.of(
         splits, _listed(run), seed=run.whole_number("seed"), device=device_named("auto"), progress=progress
     )
     done.check("number of forget images", run.param("forget_count"), str(len(data.forget)))
     done.check("number of retain images", run.param("retain_count"), str(len(data.retain)))
     return splits, data
+
+
+def read_splits(run: RecordedRun, done: Verification) -> Splits:
+    """Return the splits of the run's dataset. Raises ValueError for untrusted code."""
+    check_package(run, done, "dataset", DATASETS, run.param("dataset"))
+    splits = load_splits(run.dataset(), run.param("data"), run.whole_number("split_seed"), _reading(run))
+    if run.param("trained_on", "train") == "all":
+        splits = splits.without_validation()
+    normalize = checked_normalisation(run.param("normalize", DATA))
+    return splits.normalised(normalisation_of(normalize, splits.own_normalisation))
 
 
 def _reading(run: RecordedRun) -> dict[str, Any]:

@@ -13,12 +13,25 @@ from torch import Tensor
 
 from lethe.audits.klom import ORACLES, UNLEARNED, compared, floor_of, means_of
 from lethe.audits.many_models import MODELS, ends_of
-from lethe.audits.margin_files import COLUMNS, columns, read_array, read_margins, sets_of, table
+from lethe.audits.margin_files import (
+    COLUMNS,
+    KEPT_FILE,
+    columns,
+    read_array,
+    read_margins,
+    sets_of,
+    table,
+)
+from lethe.audits.memorisation import CORRECT, beside_of, values_of
+from lethe.audits.memorisation import MARGINS as MARGINS_OF_ALL
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.ulira import MARGINS, MEMBER, sizes_of
-from lethe.audits.verified import Verification, digest_at
-from lethe.audits.verified_images import check_images, check_request, read_data
+from lethe.audits.verified import Number, Verification, digest_at
+from lethe.audits.verified_images import check_images, check_request, read_data, read_splits
 from lethe.evaluation import Population, Shadows, evaluate
+from lethe.evaluation.memorisation import memorisation
+from lethe.experiment.memorised import MEMORISATION_FILE, memorisation_csv
+from lethe.experiment.model_sets import shadow_rows
 from lethe.training import Progress, checkpoint_header_digest
 
 OF_A_MODEL = {
@@ -33,7 +46,7 @@ OF_A_MODEL = {
     "ta",
     "attacked",
 }  # columns of the table of models; further ones are metrics
-KEPT_FILE = "sha256."  # begins the names of params with the digest of an artifact
+UNLEARNED_MODELS = "the unlearned models (an audit keeps their margins and digests alone)"
 
 
 def verify_klom(run: RecordedRun, progress: Progress) -> Verification:
@@ -54,6 +67,7 @@ def verify_klom(run: RecordedRun, progress: Progress) -> Verification:
     values, _ = compared(models, oracles, direction)
     also = [name for name in rows[0] if name not in OF_A_MODEL]
     _compare(run, done, values | floor_of(len(models)) | means_of(rows, also))
+    done.outside.append(UNLEARNED_MODELS)
     return done
 
 
@@ -68,7 +82,65 @@ def verify_ulira(run: RecordedRun, progress: Progress) -> Verification:
     values, _ = evaluate(shadows=shadows)
     intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
     _compare(run, done, values | sizes_of(shadows) | ends_of(intervals))
+    done.outside.append(UNLEARNED_MODELS)
     return done
+
+
+def verify_memorisation(run: RecordedRun, progress: Progress) -> Verification:
+    """Recompute the scores from the shadow models' answers, and check the models' checkpoints."""
+    done = Verification()
+    splits = read_splits(run, done)
+    done.check("split", run.param("split"), splits.digest)
+    check_images(run, done, {"train": splits.train.digest, "test": splits.test.digest})
+    files = (CORRECT, MARGINS_OF_ALL, MEMBER)
+    images = table(columns({"train": splits.train}))
+    _check_kept(run, done, (*files, MEMORISATION_FILE), images, progress)
+    correct, margins, member = (torch.from_numpy(read_array(run.artifact(name))) for name in files)
+    done.check("training images of the shadow models", "equal", _drawn_again(run, member))
+    found = memorisation(correct, margins, member)
+    _check_scores(run, done, memorisation_csv(found, splits.train, splits.class_names))
+    values, _ = values_of(correct, member)
+    _compare(run, done, values | beside_of(found))
+    done.outside.append("the answers of the shadow models (they are not evaluated again)")
+    return done
+
+
+def _drawn_again(run: RecordedRun, member: Tensor) -> str:
+    """Return "equal" if member (K, N) is as the seeds draw it, else the first other model."""
+    seed, split_seed = run.whole_number("seed"), run.whole_number("split_seed")
+    if member.ndim != 2 or len(member) != run.whole_number("shadows"):
+        return f"an array of shape {tuple(member.shape)}"
+    for number, trained_on in enumerate(member, 1):
+        rows = shadow_rows(len(trained_on), seed, split_seed, number)
+        if not torch.equal(trained_on.nonzero().flatten(), rows):
+            return f"others of shadow model {number}"
+    return "equal"
+
+
+def _check_scores(run: RecordedRun, done: Verification, expected: str) -> None:
+    """Add one check of the table of scores, which names the first row that differs."""
+    rows = list(csv.reader(io.StringIO(run.content(MEMORISATION_FILE).decode(errors="replace"))))
+    others = list(csv.reader(io.StringIO(expected)))
+    what = f"scores in {MEMORISATION_FILE}"
+    if len(rows) != len(others):
+        done.check(what, f"{len(others)} lines", f"{len(rows)} lines")
+        return
+    wrong = [line for line, pair in enumerate(zip(others, rows, strict=True), 1) if not _same_row(*pair)]
+    done.check(what, "equal", f"others from line {wrong[0]} on" if wrong else "equal")
+
+
+def _same_row(expected: list[str], found: list[str]) -> bool:
+    return len(expected) == len(found) and all(map(_same_cell, expected, found))
+
+
+def _same_cell(expected: str, found: str) -> bool:
+    """Whether two cells are equal, as text or as numbers within the tolerance."""
+    if expected == found:
+        return True
+    try:
+        return Number("", float(found), float(expected)).same
+    except ValueError:
+        return False
 
 
 def _check_kept(
@@ -83,14 +155,13 @@ def _check_kept(
     done.check("images of the columns", _sha256(run.content(COLUMNS)), _sha256(images.encode()))
     _check_hash(run, done)
     rows = list(csv.DictReader(io.StringIO(run.content(MODELS).decode())))
-    needed = {"checkpoint", "checkpoint_digest", "digest"}
+    needed = {"checkpoint", "checkpoint_digest"}
     if not rows or not needed <= rows[0].keys():
         raise ValueError(
             f"{run.artifact(MODELS)}: expected a row per model with {', '.join(sorted(needed))}. Restore the "
             "file"
         )
     _check_models(done, rows, progress)
-    done.outside.append("the unlearned models (an audit keeps their margins and digests alone)")
     return rows
 
 

@@ -2,6 +2,7 @@
 
     python -u audit.py klom --unlearn NAME     N unlearned models beside N oracles: KLoM, NeurIPS 2023 score
     python -u audit.py ulira --unlearn NAME    a per-image attack on unlearned shadow models
+    python -u audit.py memorisation            which training images models learn by heart
     python -u audit.py evaluate --initial FILE --unlearned FILE    two models made elsewhere
     python -u audit.py verify RUN_ID           recompute every number of a run from its artifacts
 
@@ -123,6 +124,48 @@ def _ulira_options(argv: Sequence[str]) -> Parsed:
     return _parsed(parser, argv, method, architecture), method, architecture
 
 
+def memorisation(argv: Sequence[str]) -> int:
+    """Memorisation audit: score each training image by shadow models with it and without it.
+
+    A score is the share of the models trained with the image that predict its label, less that of the models
+    trained without it. Writes memorisation.csv, and pictures of each class. Missing shadow models are
+    trained. The forget request does not matter.
+    """
+    options, architecture = described_first(lambda: _memorisation_options(argv))
+
+    from lethe.audits.memorisation import MemorisationAudit, MemorisationConfig
+
+    config = MemorisationConfig(
+        shared_flags.base_config(options, architecture, options.seed, requested=False),
+        options.shadows,
+        options.experiment,
+    )
+    print(report(MemorisationAudit(config, progress=command_line.progress_bar).run()))
+    return 0
+
+
+def _memorisation_options(argv: Sequence[str]) -> tuple[argparse.Namespace, Entry[Any]]:
+    architecture = shared_flags.architecture_named(argv)
+    parser = _described(memorisation)
+    group = parser.add_argument_group("the audit")
+    shadows = "shadow models; every image is in half of them (default: %(default)s)"
+    group.add_argument("--shadows", type=int, default=128, metavar="N", help=shadows)
+    group.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: <dataset>-<arch>)")
+    shared_flags.add_base_flags(parser)
+    shared_flags.add_signature_flags(parser, architecture, "architecture")
+    options = command_line.parsed(parser, argv)
+    shared_flags.check_shared_settings(options, architecture)
+    return options, architecture
+
+
+def _described(of: Callable[..., int]) -> command_line.OneLineParser:
+    """Return the parser of an audit, described by its docstring."""
+    summary, _, details = as_started(of.__doc__ or "").partition("\n")
+    parser = command_line.OneLineParser(summary, details.strip())
+    parser.prog = f"{parser.prog} {of.__name__}"
+    return parser
+
+
 def _audited(audit: KlomAudit | UliraAudit) -> int:
     print(f"to forget: {audit.job.base.forgotten}")
     print(report(audit.run()))
@@ -157,9 +200,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def _evaluate_options(argv: Sequence[str]) -> tuple[argparse.Namespace, Entry[Any]]:
     architecture = shared_flags.architecture_named(argv)
-    summary, _, details = as_started(evaluate.__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.prog = f"{parser.prog} evaluate"
+    parser = _described(evaluate)
     group = parser.add_argument_group("the models")
     group.add_argument("--initial", metavar="FILE", help="the model before unlearning, trained on everything")
     group.add_argument("--unlearned", metavar="FILE", help="the model after unlearning")
@@ -193,9 +234,7 @@ def verify(argv: Sequence[str]) -> int:
     tags and metrics with the manifest of the run's end. Does not run code that the run names. Exit code 1 if
     something differs or was not checked.
     """
-    summary, _, details = as_started(verify.__doc__ or "").partition("\n")
-    parser = command_line.OneLineParser(summary, details.strip())
-    parser.prog = f"{parser.prog} verify"
+    parser = _described(verify)
     parser.add_argument(
         "run_id", metavar="RUN_ID", help=f"32 digits and letters; {named('parse')} lists them"
     )
@@ -223,6 +262,7 @@ LONGEST_LINE = 1000
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "klom": klom,
     "ulira": ulira,
+    "memorisation": memorisation,
     "evaluate": evaluate,
     "verify": verify,
 }
@@ -313,7 +353,7 @@ def report(result: AuditResult) -> str:
     rows += [
         [name, number(value, 4), "", ""]
         for name, value in result.beside.items()
-        if "_mean_" in name or "_undecided_" in name
+        if "_mean_" in name or "_undecided_" in name or name.startswith("memorisation_")
     ]
     missing = [f"not measured: {name}: {reason}" for name, reason in result.undefined.items()]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in result.stages.items())
@@ -323,7 +363,11 @@ def report(result: AuditResult) -> str:
 
 
 def against(name: str, result: AuditResult) -> str:
-    """Return the reference of a value: the noise floor of KLoM, the interval of an attack."""
+    """Return the reference of a value: KLoM's noise floor, an attack's interval, the least reliability."""
+    if name == "memorisation_reliability":
+        from lethe.experiment.warnings import LEAST_RELIABILITY
+
+        return f"at least {LEAST_RELIABILITY}"
     if name.startswith("klom"):
         return f"floor {result.beside['klom_floor_p95']:.4f} (N = {result.beside['klom_models']:.0f})"
     if name in result.intervals:

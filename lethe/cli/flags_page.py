@@ -31,6 +31,7 @@ COMMANDS = (
     ("compare", ()),
     ("audit", ("klom",)),
     ("audit", ("ulira",)),
+    ("audit", ("memorisation",)),
     ("audit", ("evaluate",)),
     ("audit", ("verify",)),
     ("tune", ()),

@@ -11,13 +11,15 @@ from lethe.flag_error import FlagError
 from lethe.system.foreign_files import LIST, foreign_text
 
 LONGEST_INDEX = 18  # digits that fit into an int64
-COLUMNS = ("index", "memorization")
+INDEX = "index"
+SCORES = ("memorisation", "memorization")  # of `lethe audit memorisation`, and of other programs
 
 
 def read_scores(name: str, flag: str) -> dict[int, float]:
     """Return the number of each image by its index in the original training set.
 
-    The file has a first line with the columns `index` and `memorization`; others don't matter. Raises
+    The file has a first line with the columns `index` and `memorisation` (or `memorization`); others don't
+    matter, so that memorisation.csv of `lethe audit memorisation` is such a file. Raises
     FlagError, of the flag that named the file, for one that is missing, lacks a column or has a line without
     both numbers, and for an index that comes twice.
     """
@@ -26,14 +28,15 @@ def read_scores(name: str, flag: str) -> dict[int, float]:
         raise FlagError(flag, f"expected a CSV file with a score of each image, and there is no file {path}")
     rows = csv.reader(foreign_text(path, most=LIST, errors="backslashreplace").splitlines())
     header = next(rows, [])
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
+    column = next((name for name in SCORES if name in header), None)
+    if INDEX not in header or column is None:
         shown = ", ".join(header)[:100] or "nothing"
         raise FlagError(
-            flag, f"expected the columns index and memorization in {path}, got {shown}. Name the columns so"
+            flag, f"expected the columns index and memorisation in {path}, got {shown}. Name the columns so"
         )
     scores: dict[int, float] = {}
-    for number, (index, score) in enumerate(_pairs(rows, header), 2):
+    places = (header.index(INDEX), header.index(column))
+    for number, (index, score) in enumerate(_pairs(rows, places), 2):
         if index is None or score is None:
             raise FlagError(
                 flag,
@@ -47,9 +50,8 @@ def read_scores(name: str, flag: str) -> dict[int, float]:
     return scores
 
 
-def _pairs(rows: Iterator[list[str]], header: list[str]) -> Iterator[tuple[int | None, float | None]]:
-    """Yield the index and the score of each line; None for what is no such number."""
-    places = [header.index(name) for name in COLUMNS]
+def _pairs(rows: Iterator[list[str]], places: tuple[int, int]) -> Iterator[tuple[int | None, float | None]]:
+    """Yield the index and the score of each line, from these places; None for what is no such number."""
     for row in rows:
         index, score = (row[place].strip() if place < len(row) else "" for place in places)
         yield _index(index), _finite(score)

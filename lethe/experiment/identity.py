@@ -96,18 +96,9 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
     """Return every setting, with defaults and resolved values."""
     base = checked.config.base
     return {
+        **base_params(checked.base),
         "unlearn": checked.method.name,
         "unlearn_file": checked.method.file,
-        "arch_file": checked.base.architecture.file,
-        "dataset": checked.base.splits.dataset,
-        "dataset_file": origin(base.dataset),
-        "data": base.data,
-        "arch": checked.base.architecture.name,
-        "num_classes": checked.base.splits.classes,
-        "epochs": checked.base.epochs,
-        "seed": base.seed,
-        "split_seed": base.split_seed,
-        "normalize": checked.base.normalize,
         "class_to_replace": " ".join(map(str, base.request.classes)),
         "num_indexes_to_replace": base.request.number,
         "forget_indexes": base.request.file,
@@ -116,12 +107,8 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "forget_request": checked.base.forgotten,
         "forget_count": len(checked.data.forget),
         "retain_count": len(checked.data.retain),
-        "save_dir": checked.base.save_dir,
         "mask": checked.base.initial_path,
         "ideal": checked.config.ideal,
-        "device": checked.base.device,
-        "threads": checked.base.threads,
-        "processes": checked.base.group.size,
         "experiment": checked.experiment,
         "checkpoint_epochs": text_of(checked.checkpoint_epochs),
         "metrics": text_of(checked.config.metrics),
@@ -129,11 +116,37 @@ def run_params(checked: CheckedConfig) -> dict[str, Any]:
         "unlearn_augment": ",".join(checked.augment) or "none",
         **_digests(checked),
         **_packages(checked),
-        **_recipe(checked.base),
-        **{name: base.reading.get(name) for name in READING.hyperparameters},
-        **checked.base.options,
         **checked.settings,
         **checked.counts,
+    }
+
+
+def base_params(base: BaseModels) -> dict[str, Any]:
+    """Return the settings of the base models, without the forget request."""
+    config = base.config
+    dataset = DATASETS[config.dataset]
+    of_plugins = {"arch_package": base.architecture.package, "dataset_package": dataset.package}
+    of_files = {"arch_code": base.architecture.code_digest, "dataset_code": dataset.code_digest}
+    return {
+        "arch_file": base.architecture.file,
+        "dataset": base.splits.dataset,
+        "dataset_file": origin(config.dataset),
+        "data": config.data,
+        "arch": base.architecture.name,
+        "num_classes": base.splits.classes,
+        "epochs": base.epochs,
+        "seed": config.seed,
+        "split_seed": config.split_seed,
+        "normalize": base.normalize,
+        "save_dir": base.save_dir,
+        "device": base.device,
+        "threads": base.threads,
+        "processes": base.group.size,
+        **{name: package for name, package in of_plugins.items() if package},
+        **{name: digest for name, digest in of_files.items() if digest is not None},
+        **_recipe(base),
+        **{name: config.reading.get(name) for name in READING.hyperparameters},
+        **base.options,
     }
 
 
@@ -142,22 +155,15 @@ def _digests(checked: CheckedConfig) -> dict[str, str]:
     digests = {
         "request_digest": checked.config.base.request.digest,
         "unlearn_code": checked.method.code_digest,
-        "arch_code": checked.base.architecture.code_digest,
-        "dataset_code": DATASETS[checked.config.base.dataset].code_digest,
         **_add_on_code(checked),
     }
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def _packages(checked: CheckedConfig) -> dict[str, str]:
-    """Return the packages, with their versions, of what plugins gave."""
-    entries = {
-        "unlearn": checked.method,
-        "arch": checked.base.architecture,
-        "dataset": DATASETS[checked.config.base.dataset],
-    }
-    packages = {f"{flag}_package": entry.package for flag, entry in entries.items() if entry.package}
-    return packages | _add_on_package(checked)
+    """Return the packages, with their versions, of a method and an add-on that plugins gave."""
+    package = checked.method.package
+    return ({"unlearn_package": package} if package else {}) | _add_on_package(checked)
 
 
 def _recipe(base: BaseModels) -> dict[str, Any]:
@@ -245,11 +251,12 @@ def _add_on_package(checked: CheckedConfig) -> dict[str, str]:
 
 def origin_tags(checked: CheckedConfig) -> dict[str, str]:
     """Return the tags of a run's origin."""
-    return {
-        "lethe_version": __version__,
-        "git_commit": git_commit(),
-        "method_source": checked.method.facts.source,
-    }
+    return {**code_tags(), "method_source": checked.method.facts.source}
+
+
+def code_tags() -> dict[str, str]:
+    """Return the tags of the code that a run was made by."""
+    return {"lethe_version": __version__, "git_commit": git_commit()}
 
 
 def provenance(name: str, trained: Trained | None) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lethe.data import forward_batch
+from lethe.data import ImageSet, forward_batch
 from lethe.evaluation import outputs_of
 from lethe.evaluation.memorisation import Memorisation, memorisation, too_few
 from lethe.experiment.base_models import BaseModels
@@ -21,6 +23,15 @@ from lethe.training.disk_cache import Tensors, computed_once
 
 VERSION = 1  # part of the cache key: raise it when the same models get other answers
 SHADOWS = 128
+MEMORISATION_FILE = "memorisation.csv"
+NUMBERS = {  # columns of the file -> fields of Memorisation
+    "memorisation": "scores",
+    "se": "standard_errors",
+    "margin_form": "margin_scores",
+    "margin_form_se": "margin_errors",
+    "n_in": "n_in",
+    "n_out": "n_out",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +81,18 @@ def member_of(base: BaseModels, specs: Sequence[ModelSpec]) -> Tensor:
     for row, spec in zip(member, specs, strict=True):
         row[spec.rows] = True
     return member
+
+
+def memorisation_csv(found: Memorisation, images: ImageSet, class_names: Sequence[str]) -> str:
+    """Return a table with a row an image: index in the original training set, label, and the scores."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(["index", "label", "class_name", *NUMBERS])
+    columns = [getattr(found, field).tolist() for field in NUMBERS.values()]
+    labels = images.labels.tolist()
+    names = [class_names[label] for label in labels]
+    writer.writerows(zip(images.indexes.tolist(), labels, names, *columns, strict=True))
+    return content.getvalue()
 
 
 def _answers(base: BaseModels, specs: Sequence[ModelSpec]) -> Tensors:

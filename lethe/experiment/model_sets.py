@@ -169,12 +169,20 @@ def _seeded(path: Path, trained_on: str, seed: int, rows: Tensor) -> ModelSpec:
     return ModelSpec(path, trained_on, seed, seed, generator_for(seed, "train"), rows)
 
 
-def _shadow(base: BaseModels, number: int) -> ModelSpec:
-    seed, images = base.config.seed, len(base.splits.train)
+def shadow_rows(images: int, seed: int, split_seed: int, number: int) -> Tensor:
+    """Return the positions, ascending, of the training images of shadow model `number`, counted from 1.
+
+    images: the number of training images.
+    """
     pair, side = divmod(number - 1, 2)
-    order = torch.randperm(images, generator=generator_for(seed, "shadows", base.config.split_seed, pair))
+    order = torch.randperm(images, generator=generator_for(seed, "shadows", split_seed, pair))
     half = images // 2
-    rows = order[side * half : (side + 1) * half].sort().values
+    return order[side * half : (side + 1) * half].sort().values
+
+
+def _shadow(base: BaseModels, number: int) -> ModelSpec:
+    seed = base.config.seed
+    rows = shadow_rows(len(base.splits.train), seed, base.config.split_seed, number)
     weights = generator_for(seed, "shadow", number, "weights").initial_seed()
     path = base.checkpoint_named(f"{base.stem_of(seed)}_shadow{number}")
     return ModelSpec(

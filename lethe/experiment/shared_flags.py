@@ -45,6 +45,12 @@ GIVEN_UP = ("channels",)  # the other names that an architecture or a method may
 
 def add_shared_flags(parser: OneLineParser, *, several_seeds: bool = False) -> None:
     """Add the flags of the base models and of the forget request."""
+    add_base_flags(parser, several_seeds=several_seeds)
+    add_forget_flags(parser)
+
+
+def add_base_flags(parser: OneLineParser, *, several_seeds: bool = False) -> None:
+    """Add the flags of the base models."""
     sources = flag_sources()
     parser.first = FIRST
     add_config_flags(parser, sources.base, several=("seed",) if several_seeds else ())
@@ -52,8 +58,6 @@ def add_shared_flags(parser: OneLineParser, *, several_seeds: bool = False) -> N
     add_signature_flags(
         parser, sources.recipe, f"{MORE}: training", default="as --arch and --dataset have it"
     )
-
-    add_forget_flags(parser)
 
 
 def path_or_none(text: str | None) -> Path | None:
@@ -216,9 +220,14 @@ def check_metric_names(words: Sequence[str]) -> None:
                 _ = metrics[word]
 
 
-def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int) -> BaseConfig:
-    """Return the config of the base models that the shared flags mean, with that seed."""
-    from lethe.data import reading
+def base_config(
+    options: argparse.Namespace, architecture: Entry[Any], seed: int, *, requested: bool = True
+) -> BaseConfig:
+    """Return the config of the base models that the shared flags mean, with that seed.
+
+    requested: False for a command without the flags of the forget request.
+    """
+    from lethe.data import ForgetRequest, reading
     from lethe.experiment.base_config import FLAGS, BaseConfig
     from lethe.training import recipe
 
@@ -227,6 +236,6 @@ def base_config(options: argparse.Namespace, architecture: Entry[Any], seed: int
         arch_options=settings_from(options, architecture),
         training=settings_from(options, recipe.FLAGS),
         reading=settings_from(options, reading.FLAGS),
-        request=request_from(options),
+        request=request_from(options) if requested else ForgetRequest(),
         **fields,
     )

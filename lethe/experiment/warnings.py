@@ -18,6 +18,7 @@ from lethe.unlearn import Unlearned
 LARGEST_LOSS = 1e4  # of a method's steps or of the evaluated model; a larger one has diverged
 LARGEST_FALL = 5.0  # percentage points of accuracy on retained images; a larger fall is a warning
 COMPARED = ("forget", "retain", "test")
+LEAST_RELIABILITY = 0.7  # of memorisation scores
 SHOWN = 3  # names of weights in one line
 
 
@@ -50,6 +51,18 @@ def warnings_of(
         *_not_singled_out(unlearned, measured),
         *_unchanged(initial, unlearned.model, measured, leaves_weights),
     ]
+
+
+def unreliable(reliability: float | None, shadows: int) -> list[RunWarning]:
+    """Return a warning for memorisation scores of a low split-half reliability, or of an unknown one."""
+    if reliability is not None and reliability >= LEAST_RELIABILITY:
+        return []
+    found = "is unknown" if reliability is None else f"is {reliability:.2f}, below {LEAST_RELIABILITY}"
+    text = (
+        f"the split-half reliability of the memorisation scores {found}, with {shadows} shadow models. Take "
+        f"more: --shadows {4 * shadows}"
+    )
+    return [RunWarning("unreliable", text)]
 
 
 def _diverged(unlearned: Unlearned, measured: Measured) -> Iterator[RunWarning]:

@@ -37,12 +37,12 @@ def best_known(
     unlearned, found = models["unlearned"], []
     for row in unlearned.true_probabilities.argsort(descending=True, stable=True)[:shown].tolist():
         known = {model: float(outputs.true_probabilities[row]) for model, outputs in models.items()}
-        uri = png(_pixels(forget.images[row : row + 1][0].cpu().numpy(), forget.white))
+        uri = png(pixels(forget.images[row : row + 1][0].cpu().numpy(), forget.white))
         found.append(Thumbnail(int(forget.indexes[row]), names[int(unlearned.labels[row])], known, uri))
     return found
 
 
-def _pixels(image: np.ndarray, white: int) -> np.ndarray:
+def pixels(image: np.ndarray, white: int) -> np.ndarray:
     """Return an image (C, H, W) of brightness 0 to `white` as (h, w, 3) uint8, at most 96 a side.
 
     Shows the first channel of an image that has not 3.
@@ -50,5 +50,5 @@ def _pixels(image: np.ndarray, white: int) -> np.ndarray:
     every = max(1, -(-max(image.shape[1:]) // LARGEST))
     channels = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)
     scaled = np.round(255.0 * channels[:, ::every, ::every] / white).clip(0, 255).astype(np.uint8)
-    pixels: np.ndarray = np.ascontiguousarray(scaled.transpose(1, 2, 0))
-    return pixels
+    shown: np.ndarray = np.ascontiguousarray(scaled.transpose(1, 2, 0))
+    return shown

@@ -19,6 +19,7 @@ Kind = Literal[
     "not singled out",  # a mask for a part of a class takes the rest of it along
     "not evaluated",
     "not checked",
+    "unreliable",  # memorisation scores of too few shadow models
 ]
 OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {
     "lost accuracy",
@@ -27,6 +28,7 @@ OVERRIDING: frozenset[Kind] = frozenset(get_args(Kind)) - {
     "not singled out",
     "not evaluated",
     "not checked",
+    "unreliable",
 }
 
 
