@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +55,10 @@ class Memorisation:
 
     def subset(self, rows: Tensor) -> Memorisation:
         """Select images by their positions."""
-        of_images = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {name: value[rows] for name, value in of_images.items() if isinstance(value, Tensor)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {
+            name: value[rows] for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(self, **chosen)
 
 
