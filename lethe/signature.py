@@ -156,6 +156,12 @@ class Hyperparameter:
         return type(None) in _members(self.annotation)
 
     @property
+    def whole(self) -> bool:
+        """Whether its numbers are integers."""
+        kinds = _kinds(self)
+        return int in kinds and float not in kinds
+
+    @property
     def range(self) -> Range | None:
         return _last(Range, self.notes)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sqlite3
 
 import pytest
@@ -37,7 +38,7 @@ def record(tmp_path):
     picture.write_text("<svg/>")
     logged = Logged()
     logged.add(Artifact(picture, "pictures"))
-    logged.add(Batch(params={"seed": "1"}, tags={"verdict": "forgotten"}))
+    logged.add(Batch(params={"seed": "1"}, tags={"verdict": "forgotten", "mlflow.runName": "a run"}))
     logged.add(Batch(points=[Point("loss", 0.5, 10, 1), Point("loss", 0.25, 20, 2)]))
     logged.add(InputSet("forget images", "ab" * 32, "digits", "forget"))
     (artifacts / MANIFEST).write_text(logged.manifest(RUN_ID).as_json())
@@ -45,7 +46,7 @@ def record(tmp_path):
     metrics, params, tags, images = (
         {"loss": 0.25},
         {"seed": "1"},
-        {"verdict": "forgotten"},
+        {"verdict": "forgotten", "mlflow.runName": "a run"},
         {"forget": "ab" * 16},
     )
     return Record(RUN_ID, "a run", "FINISHED", params, metrics, tags, images, artifacts, points)
@@ -71,6 +72,8 @@ CHANGES = {
     "metric loss": lambda run: run.points.update(loss=[(1, 0.125), (2, 0.25)]),
     "metric mia": lambda run: run.points.update(mia=[(0, 50.0)]),
     "image set forget": lambda run: run.images.update(forget="cd" * 16),
+    "artifact pipe": lambda run: os.mkfifo(run.folder / "pipe"),
+    "name of the run": lambda run: object.__setattr__(run, "name", "another run"),
 }
 
 
@@ -81,10 +84,17 @@ def test_a_change_since_the_run_ended_is_found(what, record):
     assert list(differing(record)) == [f"{what}, since the run ended"]
 
 
+def test_a_latest_value_that_is_not_the_last_one_is_found(record):
+    """A store has the latest values in a table of their own, which tables of runs show."""
+    record.metrics["loss"] = 0.5
+
+    assert differing(record) == {"metric loss, its latest value": ("0.25", "0.5")}
+
+
 REMOVALS = {
     "artifact pictures/curve.svg": lambda run: (run.folder / "pictures/curve.svg").unlink(),
     "param seed": lambda run: run.params.clear(),
-    "tag verdict": lambda run: run.tags.clear(),
+    "tag verdict": lambda run: run.tags.pop("verdict"),
     "metric loss": lambda run: run.points.clear(),
     "image set forget": lambda run: run.images.clear(),
 }

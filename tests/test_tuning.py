@@ -15,9 +15,10 @@ import tune
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.measure import INCOMPETENT, measure
 from lethe.experiment.run_config import PipelineConfig
+from lethe.report.tuning_page import Point, SearchFacts, tuning_pictures
 from lethe.signature import Search as Drawn
 from lethe.tracking.alive import OWNER
-from lethe.tuning.objective import Failed, Objective, TrialResult
+from lethe.tuning.objective import Failed, Objective, TrialResult, objectives_named
 from lethe.tuning.space import Range, space_of
 from lethe.tuning.study import NUMBER, Limit, Search
 from lethe.tuning.tune import TuneConfig, _warnings
@@ -79,6 +80,21 @@ def test_a_mistake_in_the_ranges_is_one_line_with_its_place(what, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         ranges(tmp_path, text)
     assert "ranges.yml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_flag_whose_default_the_method_resolves_is_drawn_as_an_integer():
+    found = {one.name: one.whole for one in space_of(METHODS["SCRUB"], [])}
+
+    assert (found["unlearn_epochs"], found["unlearn_lr"]) == (True, False)
+
+
+def test_a_range_has_the_default_that_its_annotation_does_not_know():
+    found = {one.name: one.search for one in space_of(METHODS["fisher"], [])}
+    assert found["fisher_alpha"] == Drawn("log", 1e-10, 1000)
+
+    # A default of 0 has no place on a log scale.
+    found = {one.name: one.search for one in space_of(METHODS["NegMerge"], [])}
+    assert found["weight_decay"] == METHODS["NegMerge"].hyperparameters["weight_decay"].search
 
 
 def test_where_a_value_lies_in_its_range():
@@ -240,6 +256,14 @@ def test_a_damaged_file_is_one_line(tmp_path):
         search_in(tmp_path)
 
 
+def test_a_slice_leaves_out_a_value_that_its_log_scale_has_not():
+    points = [Point(n, 1.0, {"weight_decay": value}) for n, value in enumerate((0.0, None, 0.1, 0.01))]
+    facts = SearchFacts("NegMerge", "gap", points, [0], {"weight_decay": "log"}, {}, [], [], [], [], "")
+
+    _, picture = tuning_pictures(facts)
+    assert (picture.name, picture.alt) == ("slice_weight_decay", "gap over weight_decay, 2 trials.")
+
+
 def test_the_best_at_the_end_of_a_range_is_a_warning(tmp_path):
     best = replace(ran(search_in(tmp_path), 1)[0], number=3, settings={"dampening": 99.5, "batch_size": 30})
 
@@ -283,6 +307,21 @@ def test_an_objective_is_brought_near_its_good_value(folder):
     objective = Objective(config(), (101,), ("retain_score", "mia_auc"))
     losses = objective.value_of({}).losses
     assert losses["retain_score"] <= 0  # higher is better: its negative
+
+
+def test_the_objectives_are_named_each_once():
+    assert objectives_named(["mia", "AVG_GAP", "mia"]) == {"mia": "mia", "avg_gap": "avg_gap"}
+
+    with pytest.raises(ValueError, match=r"^--objective: expected names of metrics, got all, which is \d+"):
+        objectives_named(["all"])
+
+
+def test_a_metric_without_a_good_direction_is_no_objective(folder):
+    file = folder / "own_metric.py"
+    file.write_text("def blue(model):\n    return 1.0\n")
+
+    with pytest.raises(ValueError, match="--objective: expected a metric with a good direction, got blue"):
+        Objective(config(), (101,), (f"{file}:blue",))
 
 
 def test_settings_that_do_not_go_together_fail_the_trial_alone(folder):

@@ -122,7 +122,7 @@ class RecordedRun:
     def artifacts(self) -> list[str]:
         """Return the names of all artifacts but the manifest and its signature, with their folders."""
         folder = self.record.folder
-        files = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+        files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
         names = {path.relative_to(folder).as_posix() for path in files}
         return sorted(names - {MANIFEST, SIGNATURE})
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
 from lethe.tracking.manifest import MANIFEST, Manifest, file_digest, points_in_words
+from lethe.tracking.record import Record
+from lethe.tracking.stored_run import RUN_NAME_TAG
 
 ADDED = "none when the run ended"
 
@@ -25,13 +27,26 @@ def check_manifest(run: RecordedRun, done: Verification) -> bool:
         return True
     record = run.record
     done.check("run that the manifest is of", record.run_id, manifest.run_id)
+    if RUN_NAME_TAG in manifest.tags:
+        done.check("name of the run, since the run ended", manifest.tags[RUN_NAME_TAG], record.name)
     _compare(done, "artifact", manifest.artifacts, _digests(run))
     _compare(done, "param", manifest.params, record.params)
     _compare(done, "tag", manifest.tags, record.tags)
     points = {name: points_in_words(found) for name, found in record.points.items()}
     _compare(done, "metric", manifest.metrics, points)
+    _check_latest(done, record)
     _compare(done, "image set", manifest.images, record.images)
     return True
+
+
+def _check_latest(done: Verification, record: Record) -> None:
+    """Check the latest value of each metric: a store keeps it a second time, beside all values."""
+    for name, value in sorted(record.metrics.items()):
+        points = record.points.get(name, [])
+        last = max((step for step, _ in points), default=0)
+        latest = [found for step, found in points if step == last]
+        if latest and value not in latest:
+            done.check(f"metric {name}, its latest value", repr(latest[-1]), repr(value))
 
 
 def _digests(run: RecordedRun) -> dict[str, str]:

@@ -93,9 +93,9 @@ def _importances(shares: Mapping[str, float]) -> Picture:
 
 
 def _slice(facts: SearchFacts, flag: str, scale: str) -> Picture | None:
-    """Draw the objective over the values of one flag; None if fewer than two trials drew it."""
+    """Draw the objective over the values of one flag; None for fewer than two trials on the axis."""
     log = scale == "log"
-    drawn = [point for point in facts.points if isinstance(point.settings.get(flag), int | float)]
+    drawn = [point for point in facts.points if _has_place(point.settings.get(flag), log)]
     if len(drawn) < 2:
         return None
     at = {point.number: float(str(point.settings[flag])) for point in drawn}
@@ -108,6 +108,11 @@ def _slice(facts: SearchFacts, flag: str, scale: str) -> Picture | None:
     parts += [_mark(panel, places[point.number], point.value, facts, point.number) for point in drawn]
     alt = f"{facts.objective} over {flag}, {len(drawn)} trials."
     return Picture(f"slice_{flag}", f"Slice: {flag}", alt, parts, panel.bottom + 38)
+
+
+def _has_place(value: object, log: bool) -> bool:
+    """Whether a value has a place on the axis: not None, a word, nor 0 on a log scale."""
+    return isinstance(value, int | float) and not (log and value <= 0)
 
 
 def _panel(x: tuple[float, float], values: Sequence[float]) -> tuple[Panel, list[tuple[float, str]]]:

@@ -56,8 +56,11 @@ class Objective:
     names: tuple[str, ...]
     progress: Progress = silent
     _bases: dict[int, BaseModels] = field(default_factory=dict)
+    _words: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._words = objectives_named(self.names)
+        self.names = tuple(self._words)
         self._choose()
         first = Pipeline(self._of_seed(self.seeds[0], {}), progress=self.progress)
         self._bases[self.seeds[0]] = first.base
@@ -66,10 +69,25 @@ class Objective:
         self.forgotten = first.base.forgotten
         self.slug = first.base.request_slug
         self.digest = first.base.splits.digest
+        self._check_directions()
+
+    def _check_directions(self) -> None:
+        for name in self.names:
+            if not self._metric(name).facts.direction(self.whole):
+                raise FlagError(
+                    "objective",
+                    f"expected a metric with a good direction, got {name}. Register it with better='lower', "
+                    "say",
+                )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The objectives as --objective takes them: by name, or path/to/file.py:function."""
+        return tuple(self._words.get(name, name) for name in self.names)
 
     def _choose(self) -> None:
         """Choose the metrics that the objectives need."""
-        self.config = replace(self.config, ideal="train", report="skip", metrics=(*self.names, *SHOWN))
+        self.config = replace(self.config, ideal="train", report="skip", metrics=(*self.words, *SHOWN))
         self.metrics = chosen(self.config.metrics)
 
     def settle(self) -> list[str]:
@@ -156,10 +174,30 @@ class Objective:
 
     def _loss(self, name: str, measured: Measured) -> float:
         """Return a metric turned so that less is better, by the direction that it was registered with."""
-        metric: Metric = next(one for one in self.metrics if one.name == name)
-        better, value = metric.facts.direction(self.whole), measured.model[name]
+        better, value = self._metric(name).facts.direction(self.whole), measured.model[name]
         if better == "higher":
             return -value
         if better == "near the ideal's":
             return abs(value - measured.ideal[name])
         return abs(value - TARGETS[better]) if better in TARGETS else value
+
+    def _metric(self, name: str) -> Metric:
+        return next(one for one in self.metrics if one.name == name)
+
+
+def objectives_named(words: Sequence[str]) -> dict[str, str]:
+    """Return the words by the name of the metric. Raises FlagError for an unknown one, all and default."""
+    found = {}
+    for word in words:
+        try:
+            metrics = chosen((word,))
+        except FlagError as error:
+            raise FlagError("objective", error.args[1]) from error
+        if len(metrics) > 1:
+            raise FlagError(
+                "objective",
+                f"expected names of metrics, got {word}, which is {len(metrics)}. Give e.g. avg_gap",
+            )
+        name = metrics[0].name
+        found[name] = word if ":" in word else name
+    return found

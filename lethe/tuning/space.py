@@ -36,8 +36,8 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether the values are integers."""
-        return self.parameter.annotation is int
+        """Whether the values are integers; None, a default that the method resolves, is not drawn."""
+        return self.parameter.whole
 
     def suggested(self, trial: Trial) -> Any:
         """Return the value that Optuna suggests for a trial."""
@@ -75,11 +75,11 @@ class Range:
 def space_of(method: Entry[Any], fixed: Iterable[str], file: Path | None = None) -> list[Range]:
     """Return the ranges of the hyperparameters that are not fixed.
 
-    The ranges are those of the annotations; `file`, a YAML file, replaces some and adds others. Raises
-    ValueError or FileNotFoundError for a mistake in the file.
+    The ranges are those of the annotations, widened to the default; `file`, a YAML file, replaces some and
+    adds others. Raises ValueError or FileNotFoundError for a mistake in the file.
     """
     ranges = {
-        name: Range(parameter, parameter.search)
+        name: Range(parameter, _with_default(parameter, parameter.search))
         for name, parameter in method.hyperparameters.items()
         if parameter.search is not None
     }
@@ -87,6 +87,15 @@ def space_of(method: Entry[Any], fixed: Iterable[str], file: Path | None = None)
         ranges[name] = found
     held = set(fixed)
     return [found for name, found in ranges.items() if name not in held]
+
+
+def _with_default(parameter: Hyperparameter, search: Search) -> Search:
+    """Widen a range to the default: the annotation of many flags does not know it. A log scale has no 0."""
+    default = parameter.default
+    number = isinstance(default, int | float) and not isinstance(default, bool)
+    if not number or (search.scale == "log" and default <= 0):
+        return search
+    return replace(search, low=min(search.low, default), high=max(search.high, default))
 
 
 def ranges_of_file(method: Entry[Any], file: Path | None) -> dict[str, Range]:

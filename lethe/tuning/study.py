@@ -160,9 +160,9 @@ class Search:
                 settings = {} if number == 0 else settings_of(self.ranges, trial)
                 if number == 0:
                     self._suggest_defaults(trial)
-            trial.set_user_attr(SETTINGS, settings)
-            trial.set_user_attr(NUMBER, number)
             trial.set_user_attr(OWNER, owner)
+            trial.set_user_attr(SETTINGS, settings)
+            trial.set_user_attr(NUMBER, number)  # the last: a trial without it does not count
             return trial
 
     def _encoded_defaults(self) -> dict[str, Any]:

@@ -89,13 +89,13 @@ def tune(config: TuneConfig, *, progress: Progress = silent, notice: Callable[[s
     method = objective.method
     ranges = space_of(method, config.run.settings, config.ranges)
     undecided = objective.settle()
-    config = replace(config, objectives=objective.names)
+    config = replace(config, objectives=objective.words)
     search = Search(
         _file(config, objective, ranges),
         "tune",
         ranges,
         {name: one.default for name, one in method.hyperparameters.items()},
-        config.objectives,
+        objective.names,
         config.search_seed,
     )
     notes = [*_notes(config, objective, ranges), *undecided]
@@ -288,7 +288,7 @@ def trials_csv(tuned: Tuned) -> str:
 
 def facts_of(config: TuneConfig, objective: Objective, tuned: Tuned) -> SearchFacts:
     """Return what the report shows."""
-    first = config.objectives[0]
+    first = objective.names[0]
     scales = {one.name: one.search.scale for one in tuned.ranges if one.search is not None}
     defaults = {name: one.default for name, one in objective.method.hyperparameters.items()}
     points = [
@@ -301,11 +301,11 @@ def facts_of(config: TuneConfig, objective: Objective, tuned: Tuned) -> SearchFa
         if one.losses
     ]
     names = [one.name for one in tuned.ranges]
-    header = ["trial", *config.objectives, *names, "seconds", "failed"]
+    header = ["trial", *objective.names, *names, "seconds", "failed"]
     rows = [
         [
             str(one.number),
-            *(f"{one.losses[name]:.4g}" if one.losses else "" for name in config.objectives),
+            *(f"{one.losses[name]:.4g}" if one.losses else "" for name in objective.names),
             *(_short(one.settings[name]) if name in one.settings else "default" for name in names),
             f"{one.seconds:.2f}",
             one.reason,
