@@ -157,6 +157,9 @@ def test_what_no_image_has_is_refused(asked, message):
         ({"where": "a == b"}, {}, "--forget_where: expected images with attributes, .* photos have none"),
         ({"subclass": "bear"}, {"fine": SUBCLASSES}, "the columns fine. .*--forget_where"),
         ({"where": "a == b"}, {"a": ["b"]}, "'a' of photos: expected a text for each .* 9 .*, got 1"),
+        ({"where": "a == b"}, None, "the columns of photos: expected a mapping of names to texts, got None"),
+        ({"where": "a == b"}, {"a": "bbbbbbbbb"}, "'a' of photos: expected a list of texts, got 'bbb"),
+        ({"where": "a == b"}, {"a": None}, "'a' of photos: expected a list of texts, got None"),
         ({"where": "a == 1"}, {"a": [1] * 9}, "'a' of photos: expected texts, got 1"),
     ],
 )

@@ -51,9 +51,19 @@ def column_of(columns: Columns, name: str, dataset: str, images: int) -> Sequenc
     images: the largest index of a training image, and one. Raises ValueError for a column that is not there
     or has too few texts, and for one of anything else than texts.
     """
+    if not isinstance(columns, Mapping):
+        raise ValueError(
+            f"the columns of {dataset}: expected a mapping of names to texts, got {columns!r:.40}. Correct "
+            "the dataset"
+        )
     if name not in columns:
         raise ValueError(_missing(columns, name, dataset))
     column = columns[name]
+    if isinstance(column, str) or not isinstance(column, Sequence):
+        raise ValueError(
+            f"the column {name!r} of {dataset}: expected a list of texts, got {column!r:.40}. Correct "
+            "the dataset"
+        )
     if len(column) < images:
         raise ValueError(
             f"the column {name!r} of {dataset}: expected a text for each of at least {images} training images"
