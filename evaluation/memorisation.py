@@ -23,6 +23,7 @@ class Memorisation:
         standard_errors = sqrt(p_in (1 - p_in) / n_in + p_out (1 - p_out) / n_out)
         margin_scores = mean_in m - mean_out m                            nats
         margin_errors = sqrt(s_in^2 / n_in + s_out^2 / n_out)             nats
+        out_losses = mean_out log(1 + exp(-m)) = mean_out -log p_y        nats
 
     p_in and p_out are the shares of the models trained with the image, and without it, that predict its
     label. m is the margin log(p_y / (1 - p_y)), s its standard deviation over these models. All have the
@@ -42,6 +43,7 @@ class Memorisation:
     n_out: Tensor
     shadows: int
     share: float
+    out_losses: Tensor
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -89,6 +91,7 @@ def memorisation(correct: Tensor, margins: Tensor, member: Tensor) -> Memorisati
         n_out=n_out,
         shadows=len(member),
         share=float(member.double().mean()),
+        out_losses=_mean(torch.nn.functional.softplus(-margins), ~member),
     )
 
 

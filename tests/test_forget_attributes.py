@@ -9,6 +9,8 @@ from numbered_images import numbered
 from lethe.data import ForgetRequest, RawDataset, Splits, split
 from lethe.data.choice import Choice
 from lethe.data.condition import Condition
+from lethe.evaluation.memorisation import Memorisation
+from lethe.experiment.memorised import memorisation_csv
 from lethe.flag_error import FlagError
 
 # Index:          0      1      2       3       4       5      6       7       8
@@ -237,6 +239,34 @@ def test_an_end_of_the_memorisation_is_meant(asked, indexes, scores):
     assert list(request.resolved(splits_of(), lambda: torch.tensor(SCORES)).indexes) == indexes
 
 
+def test_of_equally_memorised_images_the_margin_form_decides(tmp_path):
+    path = tmp_path / "memorisation.csv"
+    rows = [(0, 0, 3), (1, 0, -1), (2, 0, 1), (3, 1, 0), (4, 0, 0), (5, 0, 2)]
+    lines = [f"{index},{score},{margin}\n" for index, score, margin in rows]
+    path.write_text("index,memorisation,margin_form\n" + "".join(lines))
+    splits = splits_of(trained_on=range(6))
+    assert chosen(splits, hardest=3, scores=str(path)) == [0, 3, 5]
+    assert chosen(splits, easiest=2, scores=str(path)) == [1, 4]
+    assert chosen(splits, typical=1, scores=str(path)) == [4]  # the median margin is 0
+
+
+def test_the_worst_have_the_least_loss_for_models_without_them(tmp_path):
+    path = tmp_path / "memorisation.csv"
+    path.write_text("index,memorisation,out_loss\n0,.1,.7\n1,.2,.01\n2,.3,.5\n3,.4,.02\n")
+    splits = splits_of(trained_on=range(4))
+    assert chosen(splits, worst=2, scores=str(path)) == [1, 3]
+    assert chosen(splits, worst=1, subclass="seal", scores=str(path)) == [3]
+
+
+def test_the_audits_table_chooses_images(tmp_path):
+    values = torch.tensor(SCORES, dtype=torch.float64)
+    count = torch.full((9,), 4)
+    found = Memorisation(values, values, values, values, count, count, 8, 0.5, -values)
+    (tmp_path / "memorisation.csv").write_text(memorisation_csv(found, splits_of().train, ("animal", "tree")))
+    for end in ("hardest", "worst"):
+        assert chosen(**{end: 2}, scores=str(tmp_path / "memorisation.csv")) == [1, 7]
+
+
 def test_a_file_is_of_published_indexes(scores):
     assert chosen(splits_of(trained_on=[8, 7, 0, 3]), hardest=2, scores=scores) == [3, 7]
 
@@ -270,6 +300,13 @@ def test_the_hardest_are_named(scores):
 def test_what_does_not_choose_images_by_memorisation_is_refused(asked, message):
     with pytest.raises(FlagError, match=message):
         chosen(**asked)
+
+
+def test_the_worst_need_the_audits_table(scores):
+    with pytest.raises(
+        FlagError, match="--forget_scores: expected the columns index and out_loss in .*scores.csv"
+    ):
+        chosen(worst=1, scores=scores)
 
 
 def test_a_file_without_an_image_is_refused(tmp_path):

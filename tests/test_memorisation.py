@@ -56,6 +56,15 @@ def test_the_margin_form_has_welchs_standard_error():
         assert found.margin_scores[image] / found.margin_errors[image] == pytest.approx(welch.statistic)
 
 
+def test_the_out_loss_is_the_cross_entropy_of_the_models_that_did_not_see_the_image():
+    logits = normal(5, 3, 2)
+    found = memorisation(CORRECT, logits[..., 1] - logits[..., 0], MEMBER)
+
+    losses = -logits.log_softmax(-1)[..., 1]
+    for image in range(3):
+        assert found.out_losses[image] == pytest.approx(losses[~MEMBER[:, image], image].mean())
+
+
 def test_infinite_margins_count_as_a_hundred_nats():
     margins = torch.where(MEMBER, torch.inf, -torch.inf)
 

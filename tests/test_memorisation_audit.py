@@ -32,7 +32,7 @@ def scores_of(*scores, margins=None):
     values = torch.tensor(scores, dtype=torch.float64)
     margins = values if margins is None else torch.tensor(margins, dtype=torch.float64)
     count = torch.full((len(scores),), 4)
-    return Memorisation(values, values / 10, margins, values, count, count, shadows=8, share=0.5)
+    return Memorisation(values, values / 10, margins, values, count, count, 8, 0.5, values)
 
 
 def images_of(labels):
@@ -130,7 +130,7 @@ def test_the_table_has_a_row_for_each_image():
     text = memorisation_csv(scores_of(0.5, 1.0), images_of([1, 0]), ["cat, black", "dog"])
 
     assert list(csv.reader(text.splitlines())) == [
-        "index label class_name memorisation se margin_form margin_form_se n_in n_out".split(),
-        ["10", "1", "dog", "0.5", "0.05", "0.5", "0.5", "4", "4"],
-        ["11", "0", "cat, black", "1.0", "0.1", "1.0", "1.0", "4", "4"],
+        "index label class_name memorisation se margin_form margin_form_se out_loss n_in n_out".split(),
+        ["10", "1", "dog", "0.5", "0.05", "0.5", "0.5", "0.5", "4", "4"],
+        ["11", "0", "cat, black", "1.0", "0.1", "1.0", "1.0", "1.0", "4", "4"],
     ]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lethe.data.condition import Condition, named_text
 from lethe.data.image_columns import SUBCLASS, column_of
-from lethe.data.image_scores import read_scores
+from lethe.data.image_scores import SCORES as MEMORISATION
+from lethe.data.image_scores import columns_in, read_scores
 from lethe.data.image_set import ImageSet
 from lethe.flag_error import FlagError
 from lethe.flag_words import Flags
@@ -23,8 +24,9 @@ from lethe.flag_words import Flags
 if TYPE_CHECKING:
     from lethe.data.splits import Splits
 
-End = Literal["hardest", "easiest", "typical"]
-ENDS: tuple[End, ...] = ("hardest", "easiest", "typical")
+End = Literal["hardest", "easiest", "typical", "worst"]
+ENDS: tuple[End, ...] = ("hardest", "easiest", "typical", "worst")
+MARGINS, OUT_LOSS = ("margin_form",), ("out_loss",)  # columns of memorisation.csv
 Scores = Callable[[], Tensor]
 
 
@@ -35,8 +37,9 @@ class Choice:
     subclasses: texts of the column "subclass": an image of any of them
     where: `column == value` or `column != value`
     end: which N images by memorisation: hardest, the largest; easiest, the smallest; typical, the nearest to
-        the median of those asked about. Of equal ones, the images with the smaller indexes
-    scores: a CSV file of the memorisation, with the columns index and memorization
+        the median of those asked about. Of equal ones those by the margin form, if the file has it, then the
+        smaller indexes. worst: those of the least loss for models that did not see them
+    scores: a CSV file with the columns index and memorisation, and out_loss for worst
     """
 
     subclasses: tuple[str, ...] = ()
@@ -133,33 +136,46 @@ class Choice:
         return mask
 
     def at_the_end(self, train: ImageSet, candidates: Tensor, scores: Scores | None) -> Tensor:
-        """Return the positions of the N candidates at the end of the memorisation.
+        """Return the positions of the N candidates at the end of the scores.
 
-        candidates: positions of images. scores: returns that of each image (N,), for a choice without a file.
-        Raises ValueError for scores that are missing or no numbers.
+        candidates: positions of images. scores: returns the memorisation of each image (N,), for a choice
+        without a file. Raises ValueError for scores that are missing or no numbers.
         """
+        order = torch.arange(len(candidates))
+        # What decides comes last: a stable sort keeps the order before it where values are equal.
+        for own in reversed(self._scores_of(train, candidates, scores)):
+            order = order[self._distance(own)[order].argsort(stable=True)]
+        return candidates[order[: self.number]]
+
+    def _distance(self, own: Tensor) -> Tensor:
+        """Return how far scores are from this end."""
+        if self.end == "typical":
+            return (own - own.median()).abs()
+        return -own if self.end == "hardest" else own
+
+    def _scores_of(self, train: ImageSet, candidates: Tensor, scores: Scores | None) -> list[Tensor]:
+        """Return the scores of the candidates, and those that decide where they are equal."""
         if self.scores is not None:
-            own = _from_file(self.scores, train.indexes[candidates])
-        elif scores is not None:
-            own = scores()[candidates].double()
-        else:
+            return _from_file(self.scores, self.end, train.indexes[candidates])
+        if scores is None or self.end == "worst":
             raise FlagError(
                 f"forget_{self.end}",
                 "expected --forget_scores FILE with the memorisation of each training image, got none. Make "
                 "the file: python -u audit.py memorisation",
             )
+        own = scores()[candidates].double()
         if not bool(own.isfinite().all()):
             raise ValueError("memorisation: expected a finite number for each training image, got another")
-        if self.end == "typical":
-            own = (own - own.median()).abs()
-        order = own.argsort(descending=self.end == "hardest", stable=True)
-        return candidates[order[: self.number]]
+        return [own]
 
 
-def _from_file(path: str, indexes: Tensor) -> Tensor:
+def _from_file(path: str, end: End | None, indexes: Tensor) -> list[Tensor]:
     """Return the scores of the images with these indexes. Raises FlagError for a file that lacks one."""
-    known = read_scores(path, "forget_scores")
-    missing = [index for index in indexes.tolist() if index not in known]
+    by = OUT_LOSS if end == "worst" else MEMORISATION
+    found = [read_scores(path, "forget_scores", by)]
+    if by == MEMORISATION and MARGINS[0] in columns_in(path):
+        found.append(read_scores(path, "forget_scores", MARGINS))
+    missing = [index for index in indexes.tolist() if index not in found[0]]
     if missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise FlagError(
@@ -167,7 +183,8 @@ def _from_file(path: str, indexes: Tensor) -> Tensor:
             f"expected the score of each training image, and {path} has none of index {missing[0]}{more}. "
             "Make the file of this dataset and --split_seed",
         )
-    return torch.tensor([known[index] for index in indexes.tolist()], dtype=torch.float64)
+    values = [[own[index] for index in indexes.tolist()] for own in found]
+    return list(torch.tensor(values, dtype=torch.float64))
 
 
 def _texts(splits: Splits, name: str) -> list[str]:

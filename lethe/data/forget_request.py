@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lethe.data.choice import Choice, End, Scores
+from lethe.data.choice import ENDS, Choice, Scores
 from lethe.data.image_set import ImageSet
 from lethe.flag_error import FlagError
 from lethe.flag_words import Flags
@@ -96,6 +96,7 @@ class ForgetRequest:
         hardest: int | None = None,
         easiest: int | None = None,
         typical: int | None = None,
+        worst: int | None = None,
         scores: str | None = None,
         classes: tuple[int | str, ...] = (),
         number: int | None = None,
@@ -109,8 +110,8 @@ class ForgetRequest:
         Each argument narrows the choice, as its flag does. `number` images of them are drawn by the split's
         seed. Raises ValueError for several ways to choose a number, and for a condition that can't be read.
         """
-        ends: dict[End, int | None] = {"hardest": hardest, "easiest": easiest, "typical": typical}
-        given = [(end, count) for end, count in ends.items() if count is not None]
+        counts = (hardest, easiest, typical, worst)
+        given = [(end, count) for end, count in zip(ENDS, counts, strict=True) if count is not None]
         ways = [f"--forget_{end}" for end, _ in given]
         ways += [] if number is None else ["--num_indexes_to_replace"]
         if len(ways) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lethe.flag_error import FlagError
@@ -15,24 +15,30 @@ INDEX = "index"
 SCORES = ("memorisation", "memorization")  # of `lethe audit memorisation`, and of other programs
 
 
-def read_scores(name: str, flag: str) -> dict[int, float]:
+def columns_in(name: str) -> list[str]:
+    """Return the names on the first line of a CSV file; none for an empty one."""
+    lines = foreign_text(Path(name), most=LIST, errors="backslashreplace").splitlines()
+    return next(csv.reader(lines), [])
+
+
+def read_scores(name: str, flag: str, columns: Sequence[str] = SCORES) -> dict[int, float]:
     """Return the number of each image by its index in the original training set.
 
-    The file has a first line with the columns `index` and `memorisation` (or `memorization`); others don't
-    matter, so that memorisation.csv of `lethe audit memorisation` is such a file. Raises
-    FlagError, of the flag that named the file, for one that is missing, lacks a column or has a line without
-    both numbers, and for an index that comes twice.
+    The file has a first line with the columns `index` and `memorisation` (or `memorization`), or another one
+    of the asked `columns`; others don't matter, so that memorisation.csv of `lethe audit memorisation` is
+    such a file. Raises FlagError, of the flag that named the file, for one that is missing, lacks a column
+    or has a line without both numbers, and for an index that comes twice.
     """
     path = Path(name)
     if not path.exists():
         raise FlagError(flag, f"expected a CSV file with a score of each image, and there is no file {path}")
     rows = csv.reader(foreign_text(path, most=LIST, errors="backslashreplace").splitlines())
     header = next(rows, [])
-    column = next((name for name in SCORES if name in header), None)
+    column = next((name for name in columns if name in header), None)
     if INDEX not in header or column is None:
         shown = ", ".join(header)[:100] or "nothing"
         raise FlagError(
-            flag, f"expected the columns index and memorisation in {path}, got {shown}. Name the columns so"
+            flag, f"expected the columns index and {columns[0]} in {path}, got {shown}. Name the columns so"
         )
     scores: dict[int, float] = {}
     places = (header.index(INDEX), header.index(column))

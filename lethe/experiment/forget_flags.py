@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lethe.data import ForgetRequest
 
 BY_ATTRIBUTE = ("forget_subclass", "forget_where")
-BY_SCORE = ("forget_hardest", "forget_easiest", "forget_typical")
+BY_SCORE = ("forget_hardest", "forget_easiest", "forget_typical", "forget_worst")
 CHOICE = (*BY_ATTRIBUTE, *BY_SCORE, "forget_scores")
 
 
@@ -42,15 +42,19 @@ def add_forget_flags(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="the images with this attribute, such as 'source == \"B\"' or 'source != \"B\"'",
     )
-    for flag, which in zip(BY_SCORE, ("the most", "the least", "as the median image is"), strict=True):
-        request.add_argument(
-            f"--{flag}", type=int, metavar="N", help=f"the N images of these that are memorised {which}"
-        )
+    which = (
+        "are memorised the most",
+        "are memorised the least",
+        "are memorised as the median image is",
+        "models predict best that did not see them: the worst case for methods that lower the forget score",
+    )
+    for flag, words in zip(BY_SCORE, which, strict=True):
+        request.add_argument(f"--{flag}", type=int, metavar="N", help=f"the N images of these that {words}")
     request.add_argument(
         "--forget_scores",
         metavar="FILE",
         help="the memorisation of each image, from audit.py memorisation: a CSV file with the columns index "
-        "and memorization",
+        "and memorisation",
     )
 
 

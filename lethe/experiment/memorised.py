@@ -29,6 +29,7 @@ NUMBERS = {  # columns of the file -> fields of Memorisation
     "se": "standard_errors",
     "margin_form": "margin_scores",
     "margin_form_se": "margin_errors",
+    "out_loss": "out_losses",
     "n_in": "n_in",
     "n_out": "n_out",
 }

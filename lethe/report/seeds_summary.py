@@ -57,7 +57,7 @@ CODE = ("unlearn_code", "arch_code", "dataset_code")  # digests of users' files
 # The settings of a task, with the architecture's own options; every other setting is the method's.
 OF_REQUEST = {"class_to_replace", "num_indexes_to_replace", "forget_indexes", REQUEST_DIGEST}  # as REQUEST
 OF_REQUEST |= {"forget_subclass", "forget_where", "forget_scores"}
-OF_REQUEST |= {"forget_hardest", "forget_easiest", "forget_typical"}
+OF_REQUEST |= {"forget_hardest", "forget_easiest", "forget_typical", "forget_worst"}
 ORIGINS = ("_file", "_code", "_package")
 OF_TASK = {f"{of}{what}" for of in ("dataset", "arch") for what in ("", *ORIGINS)} | OF_REQUEST
 OF_TASK |= {"num_classes", "epochs", "split_seed", "training", REQUEST, "normalize", "image_channels"}

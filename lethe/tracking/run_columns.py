@@ -37,6 +37,7 @@ SHOWN_IF_VARIED = frozenset(
         "forget_subclass",
         "forget_typical",
         "forget_where",
+        "forget_worst",
         "ideal",
         "image_channels",
         "mask",
