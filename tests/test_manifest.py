@@ -269,6 +269,11 @@ def test_no_key_is_written_over(key):
         new_key(key)
 
 
+def test_a_key_in_no_folder_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="mine.pem: expected a file in a folder that exists"):
+        new_key(tmp_path / "none" / "mine.pem")
+
+
 def test_a_key_that_is_none(key, tmp_path):
     other = tmp_path / "words.pem"
     other.write_text("words")

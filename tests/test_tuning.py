@@ -347,6 +347,7 @@ def test_the_command_leaves_settings_that_a_run_takes(folder, capsys):
     trials = [run for run in runs() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert [run.info.run_name for run in reversed(trials)] == [f"trial {n}" for n in range(4)]
     assert all(not {name for name in run.data.metrics if "test" in name} for run in trials)
+    assert not any("unlearn" in run.data.params for run in (parent, *trials))  # left out of tables of seeds
     folder_of = Path(parent.info.artifact_uri.removeprefix("file://"))
     rows = list(csv.DictReader((folder_of / "trials.csv").open()))
     losses = [float(row["objective_avg_gap_without_mia"]) for row in rows]

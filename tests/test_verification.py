@@ -250,14 +250,24 @@ def test_an_audit_is_verified_in_part_if_models_are_gone(folder, capsys):
     assert "missing now: 1 of 20 checkpoints that the audit started from" in out
 
 
-@pytest.mark.parametrize("name", ["unlearned.safetensors"])
-def test_an_artifact_that_is_gone_is_an_error(name, job, capsys):
-    artifact(job, name).unlink()
+def test_a_model_that_is_gone_is_found_by_the_manifest(job, capsys):
+    artifact(job, "unlearned.safetensors").unlink()
+
+    code, out = verified(capsys, job)
+
+    assert code == 1
+    assert "GONE: artifact unlearned.safetensors, since the run ended" in out
+    assert "not checked: its numbers (" in out
+
+
+def test_without_model_and_manifest_nothing_is_compared(job, capsys):
+    for name in ("unlearned.safetensors", "manifest.json"):
+        artifact(job, name).unlink()
 
     code, out = verified(capsys, job)
 
     assert code == 2
-    assert f"expected its artifact {name}, and there is none" in out
+    assert "expected its artifact unlearned.safetensors, and there is none" in out
 
 
 def test_a_parent_names_its_children(folder, capsys):

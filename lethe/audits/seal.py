@@ -35,6 +35,8 @@ def new_key(path: Path) -> Path:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     public_path = path.with_name(f"{path.name}.pub")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected a file in a folder that exists, got none such. Make the folder")
     for file in (path, public_path):
         if file.exists():
             raise ValueError(f"{file}: expected a new file, and it exists. Choose another name")

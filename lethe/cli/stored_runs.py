@@ -244,7 +244,9 @@ def others(number: int) -> str:
     """Return the end of a line about runs that `seed_runs` left out."""
     if not number:
         return ""
-    return f"; {counted(number, 'other run')} left out (parents of sweeps, audits, no param unlearn)"
+    return (
+        f"; {counted(number, 'other run')} left out (parents of sweeps, audits, searches, no param unlearn)"
+    )
 
 
 def complain(name: str, message: str) -> None:

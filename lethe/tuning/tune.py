@@ -16,6 +16,7 @@ from lethe.flag_error import FlagError
 from lethe.flag_words import command, text_of
 from lethe.report.svg_file import svg_file
 from lethe.report.tuning_page import Point, SearchFacts, tuning_page, tuning_pictures
+from lethe.system.temporary_files import replaced
 from lethe.tracking.run import TrackedRun, tracked_run
 from lethe.tracking.store_uri import database_of, tracking_uri
 from lethe.training import Progress, silent
@@ -27,6 +28,7 @@ from lethe.version import __version__
 TUNING_SEEDS = (101, 102)
 FOLDER = "tuning"  # of Optuna's files, beside the store
 DEFAULT_TRIALS = 20
+METHOD = "tuned_method"  # param of trials and searches; runs with the param `unlearn` are compared by seed
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _trial(objective: Objective, number: int, settings: dict[str, Any]) -> Trial
     name = f"trial {number}"
     with tracked_run(_experiment(objective), name, nested=True, columns=names_in("overview")) as run:
         given = {**objective.config.settings, **settings}
-        run.params({"unlearn": objective.method.name, "trial": number, **given})
+        run.params({METHOD: objective.method.name, "trial": number, **given})
         result = objective.value_of(settings)
         run.metrics({f"objective_{name}": value for name, value in result.losses.items()})
         run.metrics({**result.metrics, "unlearn_seconds": result.seconds})
@@ -177,14 +179,18 @@ def _notes(config: TuneConfig, objective: Objective, ranges: Sequence[Range]) ->
 
 def _params(config: TuneConfig, ranges: Sequence[Range]) -> dict[str, Any]:
     flags = {name: " ".join(words) for name, words in flags_of(config.run).items() if name != "seed"}
-    return flags | {
-        "trials": config.trials,
-        "budget": config.budget,
-        "tuning_seeds": " ".join(map(str, config.tuning_seeds)),
-        "objective": ",".join(config.objectives),
-        "search_seed": config.search_seed,
-        **{f"range_{one.name}": one.words for one in ranges},
-    }
+    return (
+        {METHOD: flags.pop("unlearn")}
+        | flags
+        | {
+            "trials": config.trials,
+            "budget": config.budget,
+            "tuning_seeds": " ".join(map(str, config.tuning_seeds)),
+            "objective": ",".join(config.objectives),
+            "search_seed": config.search_seed,
+            **{f"range_{one.name}": one.words for one in ranges},
+        }
+    )
 
 
 def _line(one: Tried, search: Search) -> str:
@@ -233,7 +239,8 @@ def _logged(parent: TrackedRun, config: TuneConfig, objective: Objective, tuned:
     best = replace(config.run, settings=tuned.settings)
     text = best_yml(best, config, tuned)
     file = Path(f"best_{objective.method.name}_{objective.slug}.yml")
-    file.write_text(text, encoding="utf-8")
+    with replaced(file) as partial:
+        partial.write_text(text, encoding="utf-8")
     parent.text(text, "best.yml")
     parent.text(trials_csv(tuned), "trials.csv")
     facts = facts_of(config, objective, tuned)
