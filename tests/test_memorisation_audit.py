@@ -56,6 +56,8 @@ def test_the_table_has_the_scores_of_every_training_image(capsys):
     assert re.search(r"^memorisation_reliability +-?\d\.\d+ +at least 0\.7", out, flags=re.MULTILINE)
     assert artifact(run, "pictures/memorised_1.svg").read_text().count("<image") == 100
 
+    path = re.search(r"^the scores, for --forget_scores: (.+)$", out, flags=re.MULTILINE)[1]
+    assert Path(path).samefile(artifact(run, "memorisation.csv"))
     # RUM and others read the table by its index and score.
     assert read_scores(str(artifact(run, "memorisation.csv")), "memorization") == dict(
         zip(train.indexes.tolist(), found.scores.tolist(), strict=True)

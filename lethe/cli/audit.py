@@ -12,6 +12,7 @@ python -u audit.py klom --help lists the flags of klom; with --unlearn NAME, tho
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,13 +135,18 @@ def memorisation(argv: Sequence[str]) -> int:
     options, architecture = described_first(lambda: _memorisation_options(argv))
 
     from lethe.audits.memorisation import MemorisationAudit, MemorisationConfig
+    from lethe.experiment.memorised import MEMORISATION_FILE
+    from lethe.tracking.record import read_record
 
     config = MemorisationConfig(
         shared_flags.base_config(options, architecture, options.seed, requested=False),
         options.shadows,
         options.experiment,
     )
-    print(report(MemorisationAudit(config, progress=command_line.progress_bar).run()))
+    result = MemorisationAudit(config, progress=command_line.progress_bar).run()
+    print(report(result))
+    table = read_record(result.run_id).folder / MEMORISATION_FILE
+    print(f"the scores, for --forget_scores: {shlex.quote(str(table))}")
     return 0
 
 

@@ -28,7 +28,7 @@ LONGEST_REQUEST = 200  # characters of the words in a heading
 # Params about the making of a run, or that follow from others: runs that differ in these alone are one group.
 # Every other param is a setting: two settings taken for one would be averaged in silence.
 NO_SETTINGS = {"unlearn", "seed", "mask", "save_dir", "data", "device", "ideal", "experiment"}
-NO_SETTINGS |= {"checkpoint_epochs", "metrics", "report", "processes"}
+NO_SETTINGS |= {"checkpoint_epochs", "metrics", "report", "processes", "threads"}
 BASE_MODELS = ("initial_", "ideal_")
 OF_A_BASE_MODEL = (
     "model",
