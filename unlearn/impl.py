@@ -498,6 +498,11 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copy.deepcopy(uncompiled(model)).eval().requires_grad_(True)
 
 
+def own_layer(model: nn.Module) -> str:
+    """Return the model's own choice of the layer to mask, by name or index; else the second last."""
+    return str(getattr(model, "mask_layer", "-2"))
+
+
 def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> MaskedLayer:
     """Split the model at `mask_layer`; by default at the model's own choice, or the second last layer.
 
@@ -506,7 +511,7 @@ def masked_layer(model: nn.Module, data: ForgetData, mask_layer: str | None) -> 
     """
     check_model(model, data)
     images = data.some_images
-    layer = split_at(model, mask_layer or str(getattr(model, "mask_layer", "-2")), images)
+    layer = split_at(model, mask_layer or own_layer(model), images)
     check_maskable(uncompiled(model), layer.name)
     with torch.no_grad():
         h = layer.body(images)

@@ -36,6 +36,13 @@ MaskLayer = Annotated[
     str,
     Help("the masked layer, by name or by index over the linear layers; none is the architecture's choice"),
 ]
+MaskLayerOrAuto = Annotated[
+    str,
+    Help(
+        "the masked layer, by name or by index over the linear layers; none is the architecture's choice, "
+        "auto chooses by training and validation images"
+    ),
+]
 
 BETA = 0.95  # the default of beta
 Beta = Annotated[

@@ -6,7 +6,7 @@ from torch import nn
 
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
-from lethe.experiment.identity import MASKED
+from lethe.experiment.identity import CHOSEN_LAYER, MASKED
 from lethe.training import load_mask
 from lethe.training.storage import read_header
 
@@ -30,6 +30,9 @@ def check_mask(run: RecordedRun, done: Verification, unlearned: nn.Module) -> No
     done.check(
         f"{MASK_FILE}: weights switched off", "none" if masked is None else masked, str(mask.kappa_count)
     )
+    chosen = run.recorded(CHOSEN_LAYER)
+    if chosen is not None:
+        done.check(f"{MASK_FILE}: layer", chosen, mask.layer)
     done.check(f"{MASK_FILE}: shape", str(tuple(weight.shape)), str(tuple(mask.keep.shape)))
     if weight.shape == mask.keep.shape:
         left = int(weight.cpu()[~mask.keep].count_nonzero())

@@ -30,6 +30,7 @@ from lethe.unlearn.impl import MethodFacts
 from lethe.version import __version__
 
 MASKED = "kappa_count"  # the param that is certain only once the mask is made
+CHOSEN_LAYER = "masked_layer"  # the param of the layer that --mask_layer auto chose
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class CheckedConfig:
     """A config that was checked and can be run, with its method, metrics, models and data.
 
     settings: of the method, with defaults. counts: its resolved amounts, as numbers of weights. layer_size:
-    weights of the masked layer, 0 for a method without one.
+    weights of the masked layer, 0 for a method without one, and where it is not chosen yet.
     """
 
     config: PipelineConfig

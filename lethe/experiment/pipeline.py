@@ -31,6 +31,7 @@ from lethe.experiment.artifacts import (
 )
 from lethe.experiment.base_models import BaseModels, Trained, check_retrained
 from lethe.experiment.identity import (
+    CHOSEN_LAYER,
     MASKED,
     CheckedConfig,
     config_hash_of,
@@ -134,7 +135,9 @@ class Pipeline:
         model = self.base.untrained()
         counts = resolved(config.unlearn, model, data, settings)
         is_masking = MASKED in counts or settings.get("kappa") == AUTO
-        layer_size = masked_layer(model, data, settings.get("mask_layer")).size if is_masking else 0
+        asked_layer = settings.get("mask_layer")
+        is_known = is_masking and asked_layer != AUTO
+        layer_size = masked_layer(model, data, asked_layer).size if is_known else 0
         epochs = checked_epochs(config.checkpoint_epochs, settings | counts)
         self.checked = CheckedConfig(
             config, method, settings, metrics, self.base, data, augment, epochs, counts, layer_size
@@ -301,11 +304,15 @@ class Pipeline:
         if unlearned.mask is None:
             return self.checked
         asked, switched_off = self.checked.counts.get(MASKED), unlearned.mask.kappa_count
-        run.params({MASKED: switched_off})
         if asked not in (None, switched_off):  # None: a method that declares no amounts
             text = f"{switched_off} weights were switched off, fewer than the {asked} asked for"
             self._warn(run, [RunWarning("fewer masked", text)])
-        return replace(self.checked, counts={**self.checked.counts, MASKED: switched_off})
+        found: dict[str, Any] = {MASKED: switched_off}
+        if self.checked.settings.get("mask_layer") == AUTO:
+            found[CHOSEN_LAYER] = unlearned.mask.layer
+        run.params(found)
+        counts, size = {**self.checked.counts, **found}, unlearned.mask.keep.numel()
+        return replace(self.checked, counts=counts, layer_size=size)
 
     def _forget_data(self, augment: Augmentation, judges: tuple[int, ...]) -> ForgetData:
         return ForgetData.of_division(

@@ -158,4 +158,6 @@ def _kappa_curve(first: CheckedConfig, results: Sequence[Result]) -> Picture:
     forget, retain = (mean(result.initial[name] for result in results) for name in scores)
     images = "test images" if first.data.forget_classes else "training images"
     title = f"{first.method.name}, {first.base.splits.dataset}, {first.base.forgotten}: {images}"
-    return kappa_curve(points, (forget, retain), title=title, size=first.layer_size)
+    mask = results[0].unlearned.mask  # a chosen layer has no size before its mask is made
+    size = first.layer_size if mask is None else mask.keep.numel()
+    return kappa_curve(points, (forget, retain), title=title, size=size)

@@ -88,7 +88,10 @@ class Choice:
         return {"over_kappa": self.over_kappa, "misses": self.misses}
 
     @property
-    def over_kappa(self) -> OverKappa:
+    def over_kappa(self) -> OverKappa | None:
+        """The masks of all sizes; None if only one was judged."""
+        if not self.rungs:
+            return None
         return OverKappa([rung.point for rung in self.rungs], self.judge.initial, self.best.point)
 
     @property
@@ -216,6 +219,13 @@ def refined_where_needed(choice: Choice, refine: Refine) -> Choice:
         best = cheapest([best, *judge.rungs(scores, [kappa])])
         rounds += 1
     return replace(choice, best=best, rounds=rounds)
+
+
+def judged(model: nn.Module, layer: MaskedLayer, data: ForgetData, scores: Tensor, kappa: int) -> Choice:
+    """Return the mask that switches off the kappa largest scores, judged; there is nothing to choose."""
+    judge = Judge(layer, inputs_of_request(model, layer, data), data.forget_classes)
+    (best,) = judge.rungs(scores, [kappa])
+    return Choice(best, [], judge)
 
 
 def chosen(

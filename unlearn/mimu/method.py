@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
 from lethe.data import ImageSet
 from lethe.flag_error import FlagError
-from lethe.models import Mask, switched_off
+from lethe.models import MaskedLayer
 from lethe.system.timed import timed
 from lethe.unlearn.amount import AUTO, count_of
-from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, masked_layer, register
+from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.mimu.graph import Gradient
 from lethe.unlearn.mimu.kappa import (
     TRAINED_FOR,
     chosen,
     count_or_auto,
 )
+from lethe.unlearn.mimu.mask_layer import Answer, masked, resolved_counts
 from lethe.unlearn.mimu.network import NetworkTraining, is_default, learned_network, network_of
 from lethe.unlearn.mimu.objective import Objective, Prior
-from lethe.unlearn.mimu.ranking import Ranking, comparisons_of, keep_largest_out, scores_of
+from lethe.unlearn.mimu.ranking import Ranking, comparisons_of, scores_of
 from lethe.unlearn.mimu.refine import RefineSettings, refined, unseen_of
 from lethe.unlearn.mimu.topk import Sampler
 from lethe.unlearn.settings import (
@@ -30,7 +31,7 @@ from lethe.unlearn.settings import (
     CountFromZero,
     KappaOrAuto,
     LearningRate,
-    MaskLayer,
+    MaskLayerOrAuto,
     Temperature,
     Weight,
     WeightDecay,
@@ -49,14 +50,20 @@ def check_refinement(model: nn.Module, data: ForgetData, *, ranking: Ranking, re
     unseen_of(data)
 
 
+def counts_of_layer(layer: MaskedLayer, topk: Amount, kappa: KappaOrAuto) -> dict[str, int]:
+    counts = {"topk_count": count_of(topk, layer.size, "topk")}
+    drops = count_or_auto(kappa, layer.size)
+    return counts if drops is None else counts | {"kappa_count": drops}
+
+
 def resolve_counts(
     model: nn.Module, data: ForgetData, *, topk: Amount, kappa: KappaOrAuto, mask_layer: str | None
 ) -> dict[str, int]:
-    """Return topk and kappa as numbers of weights of the masked layer; no kappa yet if it is auto."""
-    size = masked_layer(model, data, mask_layer).size
-    counts = {"topk_count": count_of(topk, size, "topk")}
-    drops = count_or_auto(kappa, size)
-    return counts if drops is None else counts | {"kappa_count": drops}
+    """Return topk and kappa as numbers of weights of the masked layer; no kappa yet if it is auto.
+
+    Returns no numbers if the layer is auto.
+    """
+    return resolved_counts(model, data, mask_layer, partial(counts_of_layer, topk=topk, kappa=kappa))
 
 
 @register(
@@ -71,7 +78,7 @@ def mimu(
     *,
     topk: Amount = 50,
     kappa: KappaOrAuto = AUTO,
-    mask_layer: MaskLayer | None = None,
+    mask_layer: MaskLayerOrAuto | None = None,
     ranking: Ranking = "continuous",
     sampler: Sampler = "sinkhorn",
     contrast: Weight = 100.0,
@@ -116,6 +123,10 @@ def mimu(
     60 steps, and if it still does, the run warns of it. With a number as kappa exactly so many weights are
     switched off.
 
+    With `--mask_layer auto` every linear layer that can be masked is answered for in this way, and the same
+    images decide between the masks: those that meet their targets come first, then the least cost. Where
+    layers are alike, the architecture's choice is masked.
+
     Flags:
         topk: weights that a class mask marks as important
         kappa: weights to switch off; auto chooses by training and validation images, and refines where needed
@@ -147,38 +158,45 @@ def mimu(
     8,000 weights, here 50.
     """
     stages: dict[str, float] = {}
-    with timed(stages, "network"):
-        student = copy_of(model)
-        layer = masked_layer(student, data, mask_layer)
+    student = copy_of(model)
+    training = NetworkTraining(gradient, representatives, gcn_steps, gcn_lr, gcn_weight_decay, gcn_batch)
+
+    def answer(layer: MaskedLayer) -> Answer:
         marks, drops = count_of(topk, layer.size, "topk"), count_or_auto(kappa, layer.size)
         trained_for = drops or max(1, round(TRAINED_FOR * layer.size))
         objective = Objective(marks, trained_for, contrast, retain_weight, prior, rho, tau, sampler)
-        training = NetworkTraining(gradient, representatives, gcn_steps, gcn_lr, gcn_weight_decay, gcn_batch)
-        if is_default(objective, training):
-            network = learned_network(student, layer, data, None if drops is None else objective)
-        else:
-            network = network_of(student, layer, data, objective, training)
+        with timed(stages, "network"):
+            if is_default(objective, training):
+                network = learned_network(student, layer, data, None if drops is None else objective)
+            else:
+                network = network_of(student, layer, data, objective, training)
 
-    def of_images(images: ImageSet) -> Tensor:
-        return network.of_images(layer, images, gradient, data.device)
+        def of_images(images: ImageSet) -> Tensor:
+            return network.of_images(layer, images, gradient, data.device)
 
-    with timed(stages, "request"):
-        scores = scores_of(ranking, comparisons_of(data, lambda: network.by_class, of_images), marks)
-    choice = None
-    if drops is None:
-        settings = RefineSettings(retain_weight, tau, refine_lr, gcn_batch)
-        may_refine = not refine_steps and ranking != "set_difference"
-        choice = chosen(student, layer, data, scores, stages, settings if may_refine else None)
-        scores, drops = choice.best.scores, choice.best.kappa
-    with timed(stages, "refinement"):
-        scores = refined(
-            scores, layer, data, drops, retain_weight, tau, steps=refine_steps, lr=refine_lr, batch=gcn_batch
-        )
-        if choice is not None and refine_steps:
-            choice = choice.with_scores(scores)
-        mask = Mask(layer.name, keep_largest_out(scores, drops, layer.shape))
-        switched_off(student, mask)
-    facts: dict[str, Any] = {"network_cached": int(network.cached)}
-    if choice is None:
-        return Unlearned(student, mask, network.history, facts, stages, step="step")
-    return Unlearned(student, mask, network.history, facts | choice.facts, stages, "step", **choice.told)
+        with timed(stages, "request"):
+            scores = scores_of(ranking, comparisons_of(data, lambda: network.by_class, of_images), marks)
+        choice = None
+        if drops is None:
+            settings = RefineSettings(retain_weight, tau, refine_lr, gcn_batch)
+            may_refine = not refine_steps and ranking != "set_difference"
+            choice = chosen(student, layer, data, scores, stages, settings if may_refine else None)
+            scores, drops = choice.best.scores, choice.best.kappa
+        with timed(stages, "refinement"):
+            scores = refined(
+                scores,
+                layer,
+                data,
+                drops,
+                retain_weight,
+                tau,
+                steps=refine_steps,
+                lr=refine_lr,
+                batch=gcn_batch,
+            )
+            if choice is not None and refine_steps:
+                choice = choice.with_scores(scores)
+        return Answer(layer, scores, drops, choice, network.history, {"network_cached": int(network.cached)})
+
+    counts = partial(counts_of_layer, topk=topk, kappa=kappa)
+    return masked(student, data, mask_layer, counts, answer, stages)
