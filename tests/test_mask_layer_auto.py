@@ -1,6 +1,7 @@
 """--mask_layer auto: the layer in which the class is separable, on models made by hand."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 import lethe
+import mlflow_forget
 from lethe.data import ForgetRequest
 from lethe.unlearn import ForgetData, resolved, unlearn
 from lethe.unlearn.mimu.kappa import ALIKE, Rung
@@ -151,5 +153,37 @@ def test_amounts_wait_for_the_layer(model, digits):
 
 def test_what_a_given_number_of_weights_misses_is_a_warning():
     with pytest.warns(UserWarning, match="missed its targets"):
-        result = lethe.forget(ByClass(), asking_for(3), "logit_attribution", kappa=20, **AUTO)
+        result = lethe.forget(ByClass(), asking_for(3), "logit_attribution", kappa=36, **AUTO)
     assert result.over_kappa is None
+
+
+@pytest.fixture(name="swept", scope="module")
+def fixture_swept(tmp_path_factory):
+    """A sweep over kappa: the raw metrics of its runs, and the folder."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("swept")
+        patched.chdir(folder)
+        job = "--dataset digits --epochs 1 --ideal skip --metrics default --report skip --class_to_replace 3"
+        code = mlflow_forget.main(
+            [*job.split(), *"--unlearn logit_attribution --mask_layer auto --kappa 0.1 0.2".split()]
+        )
+    assert code == 0
+    return [json.loads(path.read_text()) for path in folder.glob("eval/**/logit*.json")], folder
+
+
+def test_a_run_records_the_layer_that_it_chose_and_the_scores_of_all(swept):
+    runs, _ = swept
+    for run in runs:
+        layer = run["params"]["masked_layer"]
+        assert layer in ("linear1", "linear2", "linear3")
+        assert run["params"]["mask_layer"] == "auto"
+        assert [said.split(":")[0] for said in run["facts"]["layer_scores"].split("; ")] == [
+            *("linear2", "linear1", "linear3")
+        ]
+        assert f"{layer}: {run['params']['kappa_count']} of " in run["facts"]["layer_scores"]
+
+
+def test_a_curve_over_kappa_is_of_one_layer(swept):
+    runs, folder = swept
+    drawn = [*folder.glob("**/forget_and_retain_over_kappa.svg")]
+    assert len(drawn) == (len({run["params"]["masked_layer"] for run in runs}) == 1)
