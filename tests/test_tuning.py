@@ -167,11 +167,15 @@ def test_a_killed_process_s_trial_is_drawn_again(tmp_path):
     with pytest.raises(Killed):
         ran(search, 8, killed)
     (left,) = [trial for trial in search.study.trials if trial.state.name == "RUNNING"]
-    host, _, token = left.user_attrs[OWNER].split()
     assert (left.user_attrs[NUMBER], search.running()) == (4, 1)
-    optuna.trial.Trial(search.study, left._trial_id).set_user_attr(OWNER, f"{host} {dead_process()} {token}")
+    optuna.trial.Trial(search.study, left._trial_id).set_user_attr(OWNER, owner_that_died(left))
 
     assert ran(search_in(tmp_path), 8) == whole
+
+
+def owner_that_died(trial):
+    host, _, token = trial.user_attrs[OWNER].split()
+    return f"{host} {dead_process()} {token}"
 
 
 def dead_process():
@@ -262,6 +266,29 @@ def test_a_slice_leaves_out_a_value_that_its_log_scale_has_not():
 
     _, picture = tuning_pictures(facts)
     assert (picture.name, picture.alt) == ("slice_weight_decay", "gap over weight_decay, 2 trials.")
+
+
+@pytest.mark.parametrize("lost", [1, 20])
+def test_a_line_that_a_full_disk_has_cut_costs_its_trial_alone(lost, tmp_path):
+    whole = ran(search_in(tmp_path, "whole"), 8)
+    ran(search_in(tmp_path), 4)
+    file = tmp_path / "own.journal"
+    os.truncate(file, file.stat().st_size - lost)
+
+    # The cut line is the end of the fourth trial: nobody runs it now.
+    search = search_in(tmp_path)
+    (left,) = [trial for trial in search.study.trials if trial.state.name == "RUNNING"]
+    assert left.user_attrs[NUMBER] == 3
+    optuna.trial.Trial(search.study, left._trial_id).set_user_attr(OWNER, owner_that_died(left))
+
+    assert ran(search_in(tmp_path), 8) == whole
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
+    (tmp_path / "own.journal").mkdir()
+
+    with pytest.raises(ValueError, match=r"own\.journal: expected Optuna's journal"):
+        search_in(tmp_path)
 
 
 def test_the_best_at_the_end_of_a_range_is_a_warning(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -230,18 +231,36 @@ def _study(path: Path, name: str, objectives: int) -> Study:
         from optuna.storages.journal import JournalFileBackend, JournalStorage
     except ImportError as error:
         raise ValueError(NEEDS) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _quiet(), locked(path):
+            _end_last_line(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
             return optuna.create_study(
                 storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
             )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f"{path}: expected Optuna's journal of this search, got a damaged file ({error}). Move it away, "
             "to search anew"
         ) from error
+
+
+def _end_last_line(path: Path) -> None:
+    """Remove a last line without an end, which a full disk or a power cut leaves: Optuna would append to it.
+
+    Its trial, if it had not ended, is drawn again.
+    """
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        content = path.read_bytes() if path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+    finally:
+        lock.release()
 
 
 def _sampler(words: str) -> Any:
