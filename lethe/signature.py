@@ -455,6 +455,8 @@ def _checked(annotation: Any, value: Any) -> Any:
             return int(value)  # one of NumPy too
         if kind is not float and _is_a(kind, value):
             return value
+    if isinstance(value, str) and Path in _members(annotation):
+        return Path(value)
     raise ValueError(value)
 
 

@@ -2,6 +2,7 @@
 told apart.
 """
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from lethe.data import ForgetRequest
 from lethe.experiment.artifacts import _own_file
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.base_models import BaseModels, Trained
-from lethe.experiment.identity import config_hash_of, decisive_of, hash_of, run_params
+from lethe.experiment.identity import check_files, config_hash_of, decisive_of, hash_of, run_params
 from lethe.experiment.pipeline import Pipeline, PipelineConfig
 from lethe.report.seeds_summary import SeedRun, heading_of, settings_of, tasks_of
 from lethe.training import check_checkpoint, checkpoint_metadata, save_checkpoint
@@ -60,6 +61,35 @@ def test_the_config_hash_tells_two_lists_apart(base):
     one, other = base(ONE), base(OTHER)
     initial = one.initial()
     assert config_hash_of(job(one), initial, None) != config_hash_of(job(other), initial, None)
+
+
+def scored(made, path, text):
+    """The checked config of a RUM that reads its scores from this file."""
+    path.write_text(text)
+    settings = {"memorization": str(path)}
+    return Pipeline(PipelineConfig("RUM", settings, base=made.config), base=made).checked
+
+
+SCORES = "index,memorisation\n3,0.1\n419,0.2\n"
+
+
+def test_a_file_that_a_setting_names_is_known_by_its_content(base, tmp_path):
+    made = base(ONE)
+    initial = made.initial()
+    one, moved = scored(made, tmp_path / "a.csv", SCORES), scored(made, tmp_path / "b.csv", SCORES)
+    other = scored(made, tmp_path / "c.csv", SCORES.replace("0.2", "0.3"))
+    hashes = [config_hash_of(each, initial, None) for each in (one, moved, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert run_params(one)["memorization"] == tmp_path / "a.csv"
+    assert run_params(one)["memorization_digest"] == hashlib.sha256(SCORES.encode()).hexdigest()
+
+
+def test_a_file_that_is_changed_before_the_method_reads_it_ends_the_run(base, tmp_path):
+    checked = scored(base(ONE), tmp_path / "a.csv", SCORES)
+    check_files(checked)
+    (tmp_path / "a.csv").write_text(SCORES + "5,0.5\n")
+    with pytest.raises(ValueError, match="--memorization: expected .*a.csv as it was when the run began"):
+        check_files(checked)
 
 
 def test_a_runs_params_have_the_lists_whole_digest(base):
@@ -138,7 +168,11 @@ def test_runs_of_two_lists_of_one_name_are_two_tasks():
     ("method", "given", "digest"),
     [
         ("FT", {}, "e63d59146c44ebeb521d11182d9a8082d634f2ab7cb1676447dd7d56daf820d6"),
-        ("MIMU", {"kappa": 0.1}, "c58e7da7f2d2270c7c764689b8e636859c948233750df8b0bf8a5cd8cd616e8b"),
+        (
+            "MIMU",
+            {"kappa": 0.1, "gcn_steps": 300},
+            "c58e7da7f2d2270c7c764689b8e636859c948233750df8b0bf8a5cd8cd616e8b",
+        ),
         ("SCRUB", {}, "4a79c549ece1527d1b35801ceb492de3e3ba59854e1587ec85d676b04be2c16b"),
         ("SSD", {}, "b9496e231e0e15c173a4547a75e9fc01914ec056327da57b0ff24c24cb6c71c1"),
     ],
@@ -146,7 +180,9 @@ def test_runs_of_two_lists_of_one_name_are_two_tasks():
 def test_the_hash_of_a_default_run_stays_as_it_was_in_0_1(
     method, given, digest, tmp_path, monkeypatch, digits
 ):
-    """Of a run of the same version: each version has hashes of its own. kappa was 0.1 by default then."""
+    """Of a run of the same version: each version has hashes of its own. By default kappa was 0.1 then,
+    and gcn_steps 300.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lethe.experiment.identity.__version__", "0.1.0")
     made = BaseModels(BaseConfig(), splits=digits)

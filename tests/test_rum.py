@@ -98,6 +98,7 @@ def test_a_method_that_cant_forget_a_part_is_refused(name, message):
         ("index,memorization\n0,1\n-1,1\n", "an index >= 0 and a finite number on line 3"),
         ("index,memorization\n0\n", "an index >= 0 and a finite number on line 2"),
         ("index,memorization\n0,1\n0,2\n", "expected each index once, and .* repeats 0"),
+        (f"index,memorization\n0,{'1' * 200_000}\n", "line 2 of .* is none .*field larger than"),
         ("index,memorization\n0,1\n", r"has none of index 3 \(5 are missing\)"),
     ],
 )

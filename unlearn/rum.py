@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -31,7 +32,7 @@ def check_parts(
     rum_low: str,
     rum_mid: str,
     rum_high: str,
-    memorization: str | None,
+    memorization: Path | None,
 ) -> None:
     """Raise ValueError for a method that RUM can't call, and for scores that lack a forget image."""
     for part, name in zip(PARTS, (rum_low, rum_mid, rum_high), strict=True):
@@ -73,7 +74,7 @@ def rum(
     rum_low: MethodName = "default",
     rum_mid: MethodName = "FT",
     rum_high: MethodName = "SalUn",
-    memorization: str | None = None,
+    memorization: Path | None = None,
     curvature_step: Positive = 1e-3,
 ) -> Unlearned:
     """Forget the least memorised third of the images first, then the others, each by a method of its own.
@@ -131,7 +132,7 @@ def thirds(scores: Tensor) -> tuple[Tensor, ...]:
     return scores.argsort(stable=True).tensor_split(len(PARTS))
 
 
-def scores_from(path: str, images: ImageSet) -> Tensor:
+def scores_from(path: Path, images: ImageSet) -> Tensor:
     """Return the scores (N,) of these images. Raises FlagError for a file that lacks one."""
     known = read_scores(path, "memorization")
     indexes = images.indexes.tolist()

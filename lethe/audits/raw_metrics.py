@@ -10,7 +10,7 @@ from typing import Any
 
 from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
-from lethe.experiment.identity import hash_of
+from lethe.experiment.identity import OF_FILE, hash_of
 from lethe.report.run_warning import RunWarning, in_one_line
 from lethe.tracking.manifest import MANIFEST, SIGNATURE
 from lethe.tracking.run import LONGEST_PARAM, LONGEST_TAG
@@ -114,7 +114,10 @@ def compare_decisive(
         return
     done.check("config_hash", run.record.tags.get("config_hash", "none"), hash_of(raw.decisive))
     texts = {name: str(value) for name, value in raw.settings.items() if value is not None}
-    check_same(done, "settings of the method in config_hash", texts, run.record.params)
+    stored = {
+        name: run.record.params.get(f"{name}{OF_FILE}", value) for name, value in run.record.params.items()
+    }
+    check_same(done, "settings of the method in config_hash", texts, stored)
     found = {name: json.dumps(value, sort_keys=True) for name, value in expected.items()}
     named = {name: json.dumps(raw.decisive.get(name), sort_keys=True) for name in expected}
     check_same(done, "other parts of config_hash", named, found)

@@ -20,13 +20,14 @@ from lethe.data import DATA, ForgetRequest
 from lethe.evaluation import ALL, DEFAULT, METRICS, OF_MANY, Missing, chosen, needs_of
 from lethe.experiment.artifacts import image_table
 from lethe.experiment.base_models import Trained
-from lethe.experiment.identity import git_commit, provenance
+from lethe.experiment.identity import OF_FILE, git_commit, provenance
 from lethe.experiment.measure import INCOMPETENT, TIMES, Measured, Metric, measure
 from lethe.experiment.run_report import image_counts
 from lethe.models import ARCHITECTURES, build
 from lethe.registry import parted
 from lethe.report.verdict import Measurements, undecided_models, verdict
 from lethe.system.device import device_named
+from lethe.system.foreign_files import file_digest
 from lethe.training import (
     Progress,
     checkpoint_digest,
@@ -261,6 +262,12 @@ class _OfOneModel:
                 for name, value in self.raw.settings.items()
                 if value is not None or name not in FIRST_FLAGS
             }
+            files = {name: run.param(name) for name in given if f"{name}{OF_FILE}" in run.record.params}
+            if other := [name for name, path in files.items() if not self._is_as_it_was(name, path)]:
+                gone = f"--{other[0]} {files[other[0]]} is not the file that the run read"
+                self.done.unchecked.append(f"settings of the method ({gone})")
+                return
+            given |= files
             settings = METHODS[method].settings(given)
             counts = resolved(method, initial, self.data, settings)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -274,6 +281,13 @@ class _OfOneModel:
         check_same(
             self.done, "settings of the method, as defaults and amounts resolve", texts, run.record.params
         )
+
+    def _is_as_it_was(self, name: str, path: str) -> bool:
+        """Return whether the file that a setting names still holds what the run read."""
+        try:
+            return file_digest(Path(path)) == self.run.param(f"{name}{OF_FILE}")
+        except (ValueError, FileNotFoundError):
+            return False
 
     # Identity and verdict
 

@@ -21,7 +21,7 @@ def columns_in(name: str) -> list[str]:
     return next(csv.reader(lines), [])
 
 
-def read_scores(name: str, flag: str, columns: Sequence[str] = SCORES) -> dict[int, float]:
+def read_scores(name: str | Path, flag: str, columns: Sequence[str] = SCORES) -> dict[int, float]:
     """Return the number of each image by its index in the original training set.
 
     The file has a first line with the columns `index` and `memorisation` (or `memorization`), or another one
@@ -32,7 +32,7 @@ def read_scores(name: str, flag: str, columns: Sequence[str] = SCORES) -> dict[i
     path = Path(name)
     if not path.exists():
         raise FlagError(flag, f"expected a CSV file with a score of each image, and there is no file {path}")
-    rows = csv.reader(foreign_text(path, most=LIST, errors="backslashreplace").splitlines())
+    rows = _rows(path, flag)
     header = next(rows, [])
     column = next((name for name in columns if name in header), None)
     if INDEX not in header or column is None:
@@ -54,6 +54,18 @@ def read_scores(name: str, flag: str, columns: Sequence[str] = SCORES) -> dict[i
             )
         scores[index] = score
     return scores
+
+
+def _rows(path: Path, flag: str) -> Iterator[list[str]]:
+    """Yield the cells of each line. Raises FlagError for a line that is no CSV."""
+    rows = csv.reader(foreign_text(path, most=LIST, errors="backslashreplace").splitlines())
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise FlagError(
+            flag,
+            f"expected a CSV file, and line {rows.line_num} of {path} is none ({error}). Correct the line",
+        ) from error
 
 
 def _pairs(rows: Iterator[list[str]], places: tuple[int, int]) -> Iterator[tuple[int | None, float | None]]:

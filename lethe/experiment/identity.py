@@ -7,7 +7,8 @@ import json
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lethe.checkout import ROOT, is_checkout
@@ -18,9 +19,11 @@ from lethe.evaluation import DEFAULT
 from lethe.experiment.base_models import BaseModels, Trained
 from lethe.experiment.measure import Metric
 from lethe.experiment.run_config import AUGMENT_AUTO, PipelineConfig
+from lethe.flag_error import FlagError
 from lethe.flag_words import name_of, text_of
 from lethe.models import ARCHITECTURES
 from lethe.registry import Entry
+from lethe.system.foreign_files import file_digest
 from lethe.training import checkpoint_header_digest, model_digest
 from lethe.training.recipe import PREFIX
 from lethe.unlearn import ForgetData
@@ -29,6 +32,7 @@ from lethe.unlearn.dual_optimizer import LATER_FLAGS
 from lethe.unlearn.impl import MethodFacts
 from lethe.version import __version__
 
+OF_FILE = "_digest"  # ending of the param with the digest of the file that a setting names
 MASKED = "kappa_count"  # the param that is certain only once the mask is made
 CHOSEN_LAYER = "masked_layer"  # the param of the layer that --mask_layer auto chose
 
@@ -38,7 +42,8 @@ class CheckedConfig:
     """A config that was checked and can be run, with its method, metrics, models and data.
 
     settings: of the method, with defaults. counts: its resolved amounts, as numbers of weights. layer_size:
-    weights of the masked layer, 0 for a method without one, and where it is not chosen yet.
+    weights of the masked layer, 0 for a method without one, and where it is not chosen yet. files: the
+    SHA-256 of the files that settings name, by setting.
     """
 
     config: PipelineConfig
@@ -51,6 +56,7 @@ class CheckedConfig:
     checkpoint_epochs: tuple[int, ...]
     counts: Mapping[str, Any]
     layer_size: int
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -157,6 +163,7 @@ def _digests(checked: CheckedConfig) -> dict[str, str]:
         "request_digest": checked.config.base.request.digest,
         "unlearn_code": checked.method.code_digest,
         **_add_on_code(checked),
+        **{f"{name}{OF_FILE}": digest for name, digest in checked.files.items()},
     }
     return {name: digest for name, digest in digests.items() if digest is not None}
 
@@ -191,7 +198,11 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
     """Return the settings that change the result, the base models' digests, and Lethe's version."""
     decisive = {
         "method": checked.method.identity,
-        "settings": {**_without_unset(checked.settings), **_first_add_on_flags(checked)},
+        "settings": {
+            **_without_unset(checked.settings),
+            **_first_add_on_flags(checked),
+            **checked.files,  # known by what they hold, wherever they lie
+        },
         "request": checked.base.request_identity,
         "split": checked.base.splits.digest,
         "seed": checked.config.base.seed,
@@ -220,7 +231,24 @@ def decisive_of(checked: CheckedConfig, initial: Trained, ideal: Trained | None)
 
 def _without_unset(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings without the flags that methods did not always have, where they are not given."""
-    return {name: value for name, value in settings.items() if name not in LATER_FLAGS or value is not None}
+    kept = {name: value for name, value in settings.items() if name not in LATER_FLAGS or value is not None}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+def files_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each file that a setting of type Path names, by setting."""
+    named = {name: value for name, value in settings.items() if isinstance(value, Path)}
+    return {name: file_digest(path) for name, path in named.items() if path.is_file()}
+
+
+def check_files(checked: CheckedConfig) -> None:
+    """Raise ValueError for a file that was changed since its digest was taken."""
+    for name, digest in checked.files.items():
+        path = checked.settings[name]
+        if not path.is_file() or file_digest(path) != digest:
+            raise FlagError(
+                name, f"expected {path} as it was when the run began, got another file. Start the run again"
+            )
 
 
 def _first_add_on_flags(checked: CheckedConfig) -> dict[str, Any]:

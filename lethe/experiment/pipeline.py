@@ -34,7 +34,9 @@ from lethe.experiment.identity import (
     CHOSEN_LAYER,
     MASKED,
     CheckedConfig,
+    check_files,
     config_hash_of,
+    files_of,
     origin_tags,
     provenance,
     run_params,
@@ -140,7 +142,17 @@ class Pipeline:
         layer_size = masked_layer(model, data, asked_layer).size if is_known else 0
         epochs = checked_epochs(config.checkpoint_epochs, settings | counts)
         self.checked = CheckedConfig(
-            config, method, settings, metrics, self.base, data, augment, epochs, counts, layer_size
+            config,
+            method,
+            settings,
+            metrics,
+            self.base,
+            data,
+            augment,
+            epochs,
+            counts,
+            layer_size,
+            files_of(settings),
         )
         if self._wants_ideal():
             self.base.check_trainable(self.base.request_identity)
@@ -191,6 +203,7 @@ class Pipeline:
             self._evaluate_base_models(base_models)
             if not checked.method.own:  # Lethe's own import nothing at their first step
                 warm_up()
+            check_files(checked)
             with timed(self.stages, "unlearn"), self._warning_of_divergence(run):
                 unlearned = unlearn(checked.config.unlearn, initial.model, checked.data, **checked.settings)
             self._check_untouched(initial.model, initial_digest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import sys
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +67,15 @@ def read_foreign(path: Path, *, most: int = TEXT, inside: Path | None = None) ->
     if len(content) > most:
         raise _too_large(path, f"more than {size_text(most)}", most)
     return content
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal. Raises as `open_foreign`."""
+    content = hashlib.sha256()
+    with open_foreign(path, most=sys.maxsize) as file:
+        while part := file.read(PART):
+            content.update(part)
+    return content.hexdigest()
 
 
 def _read_up_to(file: BinaryIO, most: int) -> bytes:
