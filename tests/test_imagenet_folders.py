@@ -247,6 +247,14 @@ def test_living17_from_archives_and_folders(living):
     assert raw.train[1].bincount().tolist() == raw.test[1].bincount().tolist() == [4] * 17
 
 
+def test_the_subclass_of_an_image_of_living17_is_its_synset(living):
+    raw = DATASETS["Living17"](living)
+    kinds = {synset: list(LIVING17).index(kind) for kind, four in LIVING17.items() for synset in four}
+    subclasses = raw.columns["subclass"]
+    assert [kinds[synset] for synset in subclasses] == raw.train[1].tolist()
+    assert sorted(subclasses) == sorted(kinds)
+
+
 def test_a_class_that_living17_needs_is_named(living):
     (living / "living17" / "train" / "n02481823.tar.gz").unlink()
     reason = r"Living17: expected each of its 68 classes in .*, got none of n02481823"

@@ -9,7 +9,7 @@ from lethe.nearest_name import did_you_mean
 SUBCLASS = "subclass"  # the column that --forget_subclass reads
 Columns = Mapping[str, Sequence[str]]
 WHO_HAS_SOME = (
-    "Those of CIFAR20, of hf:NAME, and of a folder:PATH with folders in its classes or an attributes.csv, "
+    "Those of CIFAR20, Living17, hf:NAME, and a folder:PATH with folders in its classes or an attributes.csv "
     "have some"
 )
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from lethe.data.decoded import decoded
 from lethe.data.encoded_image import SUFFIXES, EncodedImage
+from lethe.data.image_columns import SUBCLASS, ReadColumns
 from lethe.data.image_folders import (
     files_below,
     files_by_class,
@@ -160,14 +161,24 @@ def published_imagenet(
         return lambda: _images_of(name, root, files, class_of)
 
     parts = {part: opening(files) for part, files in there.items() if files}
-    return Published(
-        name,
-        key_of(
-            root, {part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}
-        ),
-        parts,
-        class_names,
+    key = key_of(
+        root, {part: [(file, file.relative_to(root)) for file in files] for part, files in there.items()}
     )
+    columns = None
+    if class_names is not None:  # classes of several synsets each
+        columns = ReadColumns(lambda: [SUBCLASS], lambda _: _synsets_of(root, there["train"], class_of))
+    return Published(name, key, parts, class_names, columns=columns)
+
+
+def _synsets_of(root: Path, files: list[Path], class_of: ClassOf) -> list[str]:
+    """Return the synset of each image of a class. Unpacks archives, whose members say it."""
+    synsets = []
+    for file in files:
+        for image in _inside(root, file) if _is_archive(file) else [_file_of(root, file)]:
+            synset = _synset_of(image.place) or _synset_in_name(image.place)
+            if synset is not None and class_of(synset) is not None:
+                synsets.append(synset)
+    return synsets
 
 
 def _images_of(name: str, root: Path, files: list[Path], class_of: ClassOf) -> Iterator[EncodedImage]:
