@@ -3,14 +3,16 @@
 import copy
 from dataclasses import replace
 
+import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lethe.unlearn import copy_of, unlearn
 from lethe.unlearn.amun import Adversarial, Attack, adversarial, mixed
 from lethe.unlearn.attacks import predicted
 from tests.by_hand import sgd, slope
-from tests.three_classes import data_of, flat, perceptron, whole
+from tests.three_classes import data_of, flat, perceptron, seeded, whole
 
 ATTACK = Attack(0.04, 50)
 SETS = {"AMUN": ("forget", "retain"), "AMUN_no_retain": ("forget",), "AMUN_only": ("retain",)}
@@ -68,6 +70,13 @@ def test_two_epochs_by_hand():
         sgd(expected, [descent] * 2, [0.1, 0.01], momentum=0.9, decay=5e-4)
         result = unlearn(name, model, data, unlearn_epochs=2, unlearn_lr=0.1, decay_every=1)
         torch.testing.assert_close(flat(result.model), flat(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_batches_of_single_images_leave_batch_norm_as_it_is(name):
+    model = seeded(nn.Flatten, lambda: nn.Linear(16, 8), lambda: nn.BatchNorm1d(8), lambda: nn.Linear(8, 3))
+    found = unlearn(name, model, data_of(), unlearn_epochs=1, batch_size=1).model
+    assert torch.equal(found[2].running_mean, model[2].running_mean)
 
 
 def test_both_kinds_of_images_are_mixed_and_no_batch_is_a_single_image():

@@ -1,6 +1,7 @@
 """The optimisers beside torch's own."""
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,12 @@ for kind in (optimizers.SGD, optimizers.Adam, optimizers.AdamW):
     optimizer.load_state_dict(optimizer.state_dict())
 print("torch._dynamo" in sys.modules)
 """
+
+
+def test_no_method_steps_torchs_own():
+    sources = (Path(__file__).parent.parent / "unlearn").rglob("*.py")
+    own = re.compile(r"torch\.optim\.(SGD|Adam|AdamW)\(")
+    assert [path.name for path in sources if own.search(path.read_text())] == []
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.signature import Range, Search
+from lethe.training.optimizers import Adam
 from lethe.unlearn.impl import ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.retain_tuning import tune_on_retain
 from lethe.unlearn.settings import BatchSize, LearningRate
@@ -74,7 +75,7 @@ def amnesiac_updates(
         student,
         data,
         "amnesiac_updates",
-        optimizer=torch.optim.Adam(student.parameters(), lr=repair_lr),
+        optimizer=Adam(student.parameters(), lr=repair_lr),
         unlearn_epochs=repair_epochs,
         batch_size=batch_size,
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lethe.data import ImageSet
 from lethe.training import descend
-from lethe.unlearn.attacks import Box, nearest_flips, predicted
+from lethe.unlearn.attacks import Box, nearest_flips
 from lethe.unlearn.impl import Batch, ForgetData, Unlearned, copy_of, register
 from lethe.unlearn.passes import check_finite, sgd
 from lethe.unlearn.settings import BatchSize, Count, Epochs, LearningRate, Momentum, Positive, WeightDecay
@@ -169,9 +169,10 @@ def adversarial(model: nn.Module, data: ForgetData, attack: Attack) -> Adversari
     images, labels, failed = [], [], 0
     for x, y in data.forget.to(data.device).batches(AT_ONCE, device=data.device):
         box = Box(data.forget.normalisation, x)
-        found, flipped = nearest_flips(model, x, y, box, radius=attack.radius, steps=attack.steps)
+        found, classes = nearest_flips(model, x, y, box, radius=attack.radius, steps=attack.steps)
+        flipped = classes != y
         images.append(found[flipped])
-        labels.append(predicted(model, found)[flipped])
+        labels.append(classes[flipped])
         failed += int((~flipped).sum())
     return Adversarial(torch.cat(images), torch.cat(labels), failed)
 
@@ -192,7 +193,7 @@ def learned(
     originals = originals.to(data.device)
     optimizer = sgd(student, tuning.rate, tuning.momentum, tuning.weight_decay)
     order, noise = data.generator(name, "order"), data.generator(name, "dropout")
-    single = keep_statistics or len(originals) + len(found.labels) == 1
+    single = keep_statistics or min(tuning.batch_size, len(originals) + len(found.labels)) == 1
     history = []
     for epoch in data.progress(range(tuning.epochs), name):
         for group in optimizer.param_groups:

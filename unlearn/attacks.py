@@ -105,26 +105,26 @@ def predicted(model: nn.Module, x: Tensor) -> Tensor:
 def nearest_flips(
     model: nn.Module, x: Tensor, labels: Tensor, box: Box, *, radius: float = 0.04, steps: int = 50
 ) -> tuple[Tensor, Tensor]:
-    """Return images near x that the model predicts as another class, and (N,) bool: those found.
+    """Return images near x that the model predicts as another class, and those classes (N,).
 
     As long as an image is predicted as its label: up to `steps` steps of a tenth of the radius up its
     cross-entropy, within the radius (L2, pixels) around x; then the radius is doubled, and the steps go on.
-    An image that is mispredicted stays as it is. One that no radius up to the diagonal of the box flips is
-    not found. The model has to be in eval mode.
+    An image that is mispredicted stays as it is. The class of one that no radius up to the diagonal of the
+    box flips is its label. The model has to be in eval mode.
     """
-    found = x.clone()
-    rows = (predicted(model, x) == labels).nonzero().squeeze(1)
+    found, classes = x.clone(), predicted(model, x)
+    rows = (classes == labels).nonzero().squeeze(1)
     diagonal = box.diagonal(x)
     while len(rows):
         radius = min(radius, diagonal)
         found[rows] = _climbed(model, found[rows], x[rows], labels[rows], Ball(radius), steps, box)
-        rows = rows[predicted(model, found[rows]) == labels[rows]]
+        # Kept as they are said here: in a batch of other images, rounding may flip one back.
+        classes[rows] = predicted(model, found[rows])
+        rows = rows[classes[rows] == labels[rows]]
         if radius == diagonal:
             break
         radius *= 2
-    flipped = torch.ones_like(labels, dtype=torch.bool)
-    flipped[rows] = False
-    return found, flipped
+    return found, classes
 
 
 def _climbed(

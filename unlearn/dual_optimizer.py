@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lethe.signature import Help
+from lethe.training.optimizers import AdamW
 from lethe.unlearn.settings import LearningRate
 
 DECAY = 0.05
@@ -34,4 +35,4 @@ def forget_optimizer(student: nn.Module, rate: float | None) -> torch.optim.Opti
     """
     if rate is None:
         return None
-    return torch.optim.AdamW(student.parameters(), lr=rate, weight_decay=DECAY)
+    return AdamW(student.parameters(), lr=rate, weight_decay=DECAY)

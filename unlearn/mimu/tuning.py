@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lethe.models import MaskedLayer
+from lethe.training.optimizers import Adam
 from lethe.unlearn.impl import ForgetData
 from lethe.unlearn.mimu.graph import Factors, drawn_by_class
 from lethe.unlearn.mimu.objective import Objective, drop_loss, masked_logits
@@ -36,7 +37,7 @@ def tuned(
     generator = data.generator("MIMU", "tuning")
     free = [row.requires_grad_(True) for row in _standardised(q)]
     total = torch.stack(free).detach().sum(0)
-    optimizer = torch.optim.Adam(free, lr=LR)
+    optimizer = Adam(free, lr=LR)
     classes, labels = torch.tensor(data.train.classes), factors.labels.cpu()
     for _ in data.progress(range(PASSES), "MIMU answers"):
         for group in torch.randperm(len(q), generator=generator).split(CLASSES_A_STEP):
