@@ -63,6 +63,13 @@ def test_esc_t_starts_at_the_initial_model():
     x, _ = whole(data.retain)
     result = unlearn("ESC_T", model, data, unlearn_epochs=1, unlearn_lr=1e-12)
     torch.testing.assert_close(result.model(x), model(x))
+    assert "unchanged" in result.facts
+
+
+def test_features_of_0_have_no_direction_to_remove():
+    result = unlearn("ESC", classifier_alone(), along(torch.zeros(4), torch.ones(4)))
+    assert result.facts["removed_directions"] == 0
+    assert "unchanged" in result.facts
 
 
 def test_an_epoch_of_esc_t_by_hand():

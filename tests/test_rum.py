@@ -80,6 +80,8 @@ def test_each_method_gets_its_part_and_the_same_retain_set(tmp_path, monkeypatch
         ("RUM", "--rum_high: expected a method that forgets any images .*, got RUM, RUM itself"),
         ("UNSIR", "got UNSIR, one for whole classes"),
         ("dm_direct", "got dm_direct, one that puts a module around the model"),
+        ("retrain", "got retrain, one that needs more than images: ideal model"),
+        ("amnesiac_updates", "one that needs more than images: training log"),
         ("SalUnn", "--rum_high: expected a registered method; .*Did you mean 'SalUn'"),
         ("x.py:f", "--rum_high: expected a registered method"),
     ],

@@ -1,6 +1,7 @@
 """The training log: what is in it, after kills too, how large it may be, and what is refused."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,22 @@ def test_a_file_holds_no_more_than_its_share(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n:09}.safetensors" for n in (0, 2, 4)]
 
 
+def test_the_indexes_count_too_in_the_share_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("lethe.training.training_log.BLOCK", 8 * 100)
+    log = TrainingLog(tmp_path, {})
+    for _ in range(4):
+        log.add(torch.arange(50), torch.ones(1))
+    assert log.written == 4 // 2 * 2
+
+
+def test_what_an_interrupted_training_has_written_counts_as_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("lethe.training.training_log.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(ValueError, match=r"expected 0\.00 GB free in .*, got 0\.00"):
+        check_room(tmp_path, classifier(), 1, 10, 1.0)
+    (tmp_path / "000000000.safetensors").write_bytes(bytes(10**5))
+    check_room(tmp_path, classifier(), 1, 10, 1.0)
+
+
 # What is refused
 
 
@@ -123,7 +140,14 @@ def changed(path, name, change):
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or cut off"),
         (lambda path: changed(path, "changes", lambda c: c * torch.nan), "expected finite changes"),
         (lambda path: changed(path, "changes", lambda c: c[:, 1:]), "expected finite changes of"),
-        (lambda path: changed(path, "lengths", lambda n: -n), "expected finite changes of"),
+        (lambda path: changed(path, "lengths", lambda n: -n), "expected lengths, indexes and changes"),
+        (lambda path: changed(path, "lengths", lambda n: n[0]), "expected lengths, indexes and changes"),
+        (
+            lambda path: changed(path, "lengths", lambda n: n[:, None]),
+            "expected lengths, indexes and changes",
+        ),
+        (lambda path: changed(path, "lengths", lambda n: n + 2**62), "expected finite changes of"),
+        (lambda path: changed(path, "indexes", lambda n: n[0]), "expected finite changes of"),
         (lambda path: changed(path, "indexes", lambda n: n.float()), "expected finite changes of"),
         (lambda path: write_tensors(path, {"a": torch.ones(1)}, {"kind": "else"}), "got another file"),
     ],

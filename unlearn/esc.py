@@ -54,7 +54,10 @@ def esc(model: nn.Module, data: ForgetData, *, removed_percent: Percent = 1.5) -
     present = int((lengths > ROUNDING * lengths[0]).sum())
     removed = directions[:, : min(asked, present)]
     projection = torch.eye(len(lengths), dtype=removed.dtype) - removed @ removed.T
-    return Unlearned(_with(model, data, projection), facts={"removed_directions": removed.shape[1]})
+    facts: dict[str, int | float | str] = {"removed_directions": removed.shape[1]}
+    if not removed.shape[1]:
+        facts["unchanged"] = "the features of all forget images are 0. Choose another method"
+    return Unlearned(_with(model, data, projection), facts=facts)
 
 
 @register(
@@ -127,11 +130,11 @@ def esc_t(
         if not score:
             break
     kept = (mask > threshold).to(mask)
-    return Unlearned(
-        _with(model, data, _square(directions * kept)),
-        history=history,
-        facts={"epochs_run": len(history), "removed_entries": int((1 - kept).sum())},
-    )
+    removed = int((1 - kept).sum())
+    facts: dict[str, int | float | str] = {"epochs_run": len(history), "removed_entries": removed}
+    if not removed:
+        facts["unchanged"] = "no entry fell to the threshold. Give a larger --unlearn_lr or --threshold"
+    return Unlearned(_with(model, data, _square(directions * kept)), history=history, facts=facts)
 
 
 def principal_directions(h: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,11 @@ from lethe.nearest_name import did_you_mean
 from lethe.signature import Help
 from lethe.unlearn.attacks import norms, slopes
 from lethe.unlearn.impl import METHODS, ForgetData, Unlearned, copy_of, register, unlearn, unwatched
+from lethe.unlearn.needs import IMAGES_WITH_LABELS, NEEDS, Need
 from lethe.unlearn.settings import Positive
 
 PARTS = ("low", "mid", "high")
+OF_A_PART: set[Need] = {*IMAGES_WITH_LABELS, "validation"}
 AT_ONCE = 512  # images
 
 MethodName = Annotated[str, "a method that returns the model itself", Help("method for a part")]
@@ -36,17 +38,23 @@ def check_parts(
 ) -> None:
     """Raise ValueError for a method that RUM can't call, and for scores that lack a forget image."""
     for part, name in zip(PARTS, (rum_low, rum_mid, rum_high), strict=True):
-        check_method(f"rum_{part}", name)
+        check_method(f"rum_{part}", name, data.group.size)
     if memorization is not None:
         scores_from(memorization, data.forget)
 
 
-def check_method(flag: str, name: str) -> None:
-    """Raise FlagError for an unknown method, RUM itself, and one that can't forget a part of the images."""
+def check_method(flag: str, name: str, processes: int) -> None:
+    """Raise FlagError for an unknown method, RUM itself, and one that can't forget a part of the images.
+
+    A part has images alone: its ideal model, oracles and training log would be those of the whole request.
+    """
     if name not in METHODS:  # never looked up: that would run a user's file
         raise FlagError(flag, f"expected a registered method; {did_you_mean('method', name, METHODS.names)}")
     entry = METHODS[name]
+    missing = [words for need, words in NEEDS.items() if need in {*entry.facts.needs} - OF_A_PART]
     refused = {
+        f"one that needs more than images: {', '.join(missing)}": bool(missing),
+        "one that computes in one process": processes > 1 and not entry.facts.parallel,
         "RUM itself": entry.name == "RUM",
         "one for whole classes": entry.facts.whole_class,
         "one that puts a module around the model": entry.facts.wraps,
@@ -96,8 +104,8 @@ def rum(
             memorisation.csv of an audit; none computes the proxy
         curvature_step: length of z
 
-    Raises ValueError for a method that is for whole classes, wraps the model or is RUM, and for a file that
-    lacks a forget image; and as these methods do.
+    Raises ValueError for a method that is for whole classes, wraps the model, needs more than images or is
+    RUM, and for a file that lacks a forget image; and as these methods do.
 
     Departures: the source's FT and SalUn have a learning rate of .1; for the low part its retain set contains
     the parts that are still to be forgotten; and its middle part is nearest to the median, where a small

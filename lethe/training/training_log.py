@@ -37,6 +37,7 @@ class TrainingLog:
         self.folder, self.about = folder, dict(about)
         self.written = 0  # steps in files
         self._steps: list[Update] = []
+        self._bytes = 0  # of these steps
 
     def is_of(self, digest: str) -> bool:
         """Return whether the log is whole, and of the model with this digest."""
@@ -48,7 +49,7 @@ class TrainingLog:
 
     def begin(self, done: int) -> bool:
         """Keep the first `done` steps and delete the rest. Return whether those are there; else all go."""
-        self._steps.clear()
+        self._forget()
         (self.folder / END).unlink(missing_ok=True)
         starts = dict(self._files())
         at = 0
@@ -57,9 +58,10 @@ class TrainingLog:
                 tensors, header = read_tensors(starts[at])
             except ValueError:
                 break
-            if header.get("about") != self.about or "lengths" not in tensors or not len(tensors["lengths"]):
+            steps = _lengths_in(tensors)
+            if header.get("about") != self.about or steps is None:
                 break
-            at += len(tensors["lengths"])
+            at += len(steps)
         self.written = done if at == done else 0
         for first, path in starts.items():
             if first >= self.written:
@@ -68,8 +70,10 @@ class TrainingLog:
 
     def add(self, indexes: Tensor, change: Tensor) -> None:
         """Add the next step."""
-        self._steps.append((indexes.cpu(), change.detach().cpu()))
-        if len(self._steps) * change.numel() * change.element_size() >= BLOCK:
+        step = indexes.cpu(), change.detach().cpu()
+        self._steps.append(step)
+        self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in step)
+        if self._bytes >= BLOCK:
             self.flush()
 
     def flush(self) -> None:
@@ -84,7 +88,7 @@ class TrainingLog:
         }
         write_tensors(self._file(self.written), tensors, {"kind": KIND, "about": self.about})
         self.written += len(self._steps)
-        self._steps.clear()
+        self._forget()
 
     def end(self, digest: str) -> None:
         """Write the last steps, and that they made the model with this digest."""
@@ -122,27 +126,40 @@ class TrainingLog:
         tensors, header = read_tensors(path)
         if header.get("kind") != KIND or header.get("about") != about:
             raise ValueError(f"{path}: expected a part of this training log, got another file. {AGAIN}")
-        lengths, indexes, changes = (tensors.get(name) for name in ("lengths", "indexes", "changes"))
-        if lengths is None or indexes is None or changes is None or not len(lengths):
+        lengths, indexes, changes = _lengths_in(tensors), tensors.get("indexes"), tensors.get("changes")
+        if lengths is None or indexes is None or changes is None:
             raise ValueError(f"{path}: expected lengths, indexes and changes, got {sorted(tensors)}. {AGAIN}")
-        whole = (lengths.dtype, indexes.dtype) == (torch.int64, torch.int64) and (lengths > 0).all()
+        whole = indexes.dtype == torch.int64 and indexes.shape == (sum(lengths.tolist()),)
         fits = changes.shape == (len(lengths), weights) and changes.is_floating_point()
-        if not whole or not fits or int(lengths.sum()) != len(indexes) or not changes.isfinite().all():
+        if not whole or not fits or not changes.isfinite().all():
             raise ValueError(f"{path}: expected finite changes of {weights} weights a step. {AGAIN}")
         return list(zip(indexes.split(lengths.tolist()), changes, strict=True))
+
+    def _forget(self) -> None:
+        """Forget the steps in memory."""
+        self._steps.clear()
+        self._bytes = 0
 
     def _file(self, first: int) -> Path:
         return self.folder / f"{first:09}.safetensors"
 
     def _files(self) -> list[tuple[int, Path]]:
         found = sorted(self.folder.glob("*.safetensors"))
-        return [(int(path.stem), path) for path in found if path.stem.isdecimal()]
+        return [(int(path.stem), path) for path in found if path.stem.isdecimal() and path.is_file()]
+
+
+def _lengths_in(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the numbers of images (steps,) of a file's steps; None for a file without such."""
+    lengths = tensors.get("lengths")
+    if lengths is None or lengths.dtype != torch.int64 or lengths.dim() != 1 or not len(lengths):
+        return None
+    return lengths if bool((lengths > 0).all()) else None
 
 
 def check_room(folder: Path, model: nn.Module, steps: int, batch: int, most: float) -> None:
     """Raise FlagError if the log of so many steps has more than `most` GB, or more than the disk has room.
 
-    batch: images a step.
+    batch: images a step. What an interrupted training has written there counts as room.
     """
     of_weights = sum(p.numel() * p.element_size() for p in model.parameters())
     needed = steps * (of_weights + 8 * batch) / 1e9
@@ -153,7 +170,8 @@ def check_room(folder: Path, model: nn.Module, steps: int, batch: int, most: flo
             f"{most:g}. Give as much, or a smaller --arch, fewer --epochs or a larger --train_batch_size",
         )
     there = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(there).free / 1e9
+    written = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    free = (shutil.disk_usage(there).free + written) / 1e9
     if needed > free:
         raise FlagError("training_log", f"expected {needed:.2f} GB free in {there}, got {free:.2f}. {REMEDY}")
 
