@@ -82,11 +82,15 @@ def drop_loss(logits: Tensor, labels: Tensor, forgotten: Tensor, retain_weight: 
     logits (G, B, classes) of the same B images under each graph's drop mask, labels (B,), forgotten (G,)
     the class c of each graph. -log(1 - p_c) = logsumexp(z) - logsumexp over j != c.
     """
-    graphs, _, classes = logits.shape
+    graphs = len(logits)
     is_forgotten = labels == forgotten[:, None]
-    one = F.one_hot(forgotten, classes).bool()[:, None, :]
-    forget = logits.logsumexp(-1) - logits.masked_fill(one, -torch.inf).logsumexp(-1)
+    # Few images are of a graph's class, and with many classes a pass over all logits is what a step costs.
+    graph, image = is_forgotten.nonzero(as_tuple=True)
+    own = logits[graph, image]
+    others = own.scatter(-1, forgotten[graph][:, None], -torch.inf)
+    forget = own.logsumexp(-1) - others.logsumexp(-1)
+    of_graph = graph == torch.arange(graphs, device=graph.device)[:, None]
     retain = F.cross_entropy(logits.flatten(0, 1), labels.repeat(graphs), reduction="none").view(graphs, -1)
-    forget_mean = (forget * is_forgotten).sum(1) / is_forgotten.sum(1).clamp_min(1)
+    forget_mean = (forget * of_graph).sum(1) / is_forgotten.sum(1).clamp_min(1)
     retain_mean = (retain * ~is_forgotten).sum(1) / (~is_forgotten).sum(1).clamp_min(1)
     return (forget_mean + retain_weight * retain_mean).mean()
