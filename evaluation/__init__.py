@@ -3,7 +3,7 @@
     values, reasons = evaluate(model=ModelOutputs(...), ideal=ModelOutputs(...))
 
 One forward pass per model and image set gives ModelOutputs, which every metric reads. The margins of many
-models form a Population (KLoM, the challenge's score) or Shadows (U-LiRA). Two metrics need the model itself:
+models form a Population (KLoM, the challenge's score) or Shadows (U-LiRA); Memorisation ranks images. Two metrics need the model itself:
 probe_score reads its features, relearn_steps trains a copy of it on the forget set. `chosen` resolves "all",
 "default" and names to metrics.
 """

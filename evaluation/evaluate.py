@@ -18,13 +18,14 @@ from lethe.evaluation.impl import (
     missing_inputs,
     needs_of,
 )
+from lethe.evaluation.memorisation import Memorisation
 from lethe.evaluation.model_outputs import NO_WHOLE_CLASS, ModelOutputs, Times
 from lethe.evaluation.population import Population
 from lethe.evaluation.ulira import Shadows
 from lethe.registry import Entry
 
 Metric = Entry[MetricFacts]
-Known = ModelOutputs | Times | Population | Shadows
+Known = ModelOutputs | Times | Population | Shadows | Memorisation
 
 
 def _untouched(metrics: Iterable[Metric]) -> Iterable[Metric]:
@@ -47,7 +48,8 @@ def evaluate(
     names: names or registry entries of metrics (default: all metrics of one model; with populations or
     shadows, all metrics of many). progress: wraps the list of metrics, as tqdm does. commands: the commands
     that make missing inputs, by input name (`impl.IN_WORDS`). Inputs: `times` is Times, `models` and
-    `oracles` are Populations, `shadows` is Shadows, all others are ModelOutputs. Each metric is in exactly
+    `oracles` are Populations, `shadows` is Shadows, `memorisation` is Memorisation of the forget images, all
+    others are ModelOutputs. Each metric is in exactly
     one of the two results; NaN is a reason, not a value. Raises ValueError for an unknown name, and for
     outputs on different images.
     """

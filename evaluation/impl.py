@@ -62,7 +62,7 @@ register = METRICS.register
     @lethe.register_metric("confidence", unit="percent", better="lower")
     def confidence(model: ModelOutputs) -> float: ...
 
-Its parameters say what it needs: model, ideal, initial, incompetent, times, and in audits models, oracles or
+Its parameters say what it needs: model, ideal, initial, incompetent, times, memorisation, and in audits models, oracles or
 shadows. Further keyword arguments are the fields of `MetricFacts`. Raises ValueError for a name that is
 registered already.
 """
@@ -76,6 +76,7 @@ IN_WORDS = {
     "oracles": "oracles",
     "shadows": "shadow models",
     "times": "the seconds that the models took to make",
+    "memorisation": "the memorisation of the forget images",
 }
 AUDITS = {"oracles": "klom", "shadows": "ulira"}  # the audit that has what a metric needs
 OF_MANY = frozenset({"models", "oracles", "shadows"})  # inputs that only an audit of many models has

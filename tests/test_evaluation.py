@@ -29,7 +29,10 @@ OTHER_NEEDS = {"rf_js_divergence": "initial", "zrf": "incompetent"}
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
 SECONDS = {"unlearn_seconds", "ideal_seconds", "speedup"}
 OF_THE_MODEL_ITSELF = {*COSTLY, "weight_distance", "weights_changed"}
+THIRDS = ("low", "middle", "high")
+OF_THIRDS = {f"{name}_memorised_{third}" for name in ("forget_score", "mia") for third in THIRDS}
 NEEDS = {
+    **dict.fromkeys(OF_THIRDS, ("model", "memorisation")),
     **dict.fromkeys({*AGAINST_THE_IDEAL, "probe_gap"}, ("model", "ideal")),
     **dict.fromkeys(
         ("rf_js_divergence", "weight_distance", "weights_changed", "relearn_steps", "relearn_censored"),
@@ -53,11 +56,12 @@ OF_MANY = {
         ("models", "oracles"),
     ),
     **dict.fromkeys(["ulira_accuracy", "ulira_auc", "ulira_tpr_at_1_fpr"], ("shadows",)),
+    **dict.fromkeys([f"ulira_auc_memorised_{third}" for third in THIRDS], ("shadows", "memorisation")),
 }
 EVERY_METRIC = (
     THE_FIVE | WHOLE_CLASS | {"test_loss", "test_score"} | MIA | AGAINST_THE_IDEAL | set(OTHER_NEEDS)
 )
-EVERY_METRIC |= SECONDS | OF_THE_MODEL_ITSELF
+EVERY_METRIC |= SECONDS | OF_THE_MODEL_ITSELF | OF_THIRDS
 
 
 # Registration
@@ -73,7 +77,7 @@ def test_each_registration_is_complete(metric):
     assert metric.facts.better in set(get_args(Better)) - {""}
     assert metric.summary.endswith(".") or ":" in metric.summary
     assert needs_of(metric.function) == (NEEDS | OF_MANY).get(metric.name, ("model",))
-    assert metric.facts.costly == (metric.name in COSTLY)
+    assert metric.facts.costly == (metric.name in COSTLY | OF_THIRDS)
     assert metric.facts.whole_class == (metric.name in WHOLE_CLASS)
 
 
@@ -274,6 +278,7 @@ def test_every_metric_has_a_value_or_a_reason(make, with_ideal):
         OF_THE_MODEL_ITSELF, "needs the model itself, not its outputs alone. Give ModelOutputs its subject"
     )
     expected |= dict.fromkeys(SECONDS, "needs the seconds that the models took to make")
+    expected |= dict.fromkeys(OF_THIRDS, "needs the memorisation of the forget images")
     if not with_ideal:
         expected |= dict.fromkeys(
             [*AGAINST_THE_IDEAL, "probe_gap", "anamnesis_index"], "needs an ideal model"

@@ -25,6 +25,7 @@ from tests.own_store import store_in, there  # noqa: F401 (there: a fixture of e
 pytestmark = pytest.mark.slow
 
 COSTLY = {"probe_score", "probe_gap", "relearn_steps", "relearn_censored", "anamnesis_index"}
+OF_THIRDS = {entry.name for entry in METRICS if needs_of(entry.function) == ("model", "memorisation")}
 OF_AUDITS = {entry.name for entry in METRICS if not OF_MANY.isdisjoint(needs_of(entry.function))}
 QUICK = PipelineConfig(
     unlearn="random_mask", settings={"kappa": 0.5}, base=BaseConfig(epochs=2), report="skip"
@@ -47,14 +48,15 @@ def names(*words: str) -> list[str]:
 
 
 def test_default_is_all_that_is_not_costly_nor_of_many_models():
-    assert set(names("default")) == set(METRICS.names) - COSTLY - OF_AUDITS
+    assert set(names("default")) == set(METRICS.names) - COSTLY - OF_THIRDS - OF_AUDITS
     assert set(names("all")) == set(METRICS.names)
 
 
 def test_names_are_in_any_case_and_once_each():
     assert names("RUA", "forget_score", "rua") == ["rUA", "forget_score"]
     assert names("forget_score", "Default")[0] == "forget_score"
-    assert len(names("default", "probe_score")) == len(METRICS.names) - len(COSTLY) - len(OF_AUDITS) + 1
+    left_out = COSTLY | OF_THIRDS | OF_AUDITS
+    assert len(names("default", "probe_score")) == len(METRICS.names) - len(left_out) + 1
 
 
 # Where a metric is shown
@@ -162,8 +164,13 @@ def test_a_value_does_not_depend_on_what_else_is_asked_for(everything):
 
     assert some.metrics == {name: everything.metrics[name] for name in ("mia_auc", "probe_gap", "zrf")}
     undecided = {name for name in METRICS.names if is_undecided(name, everything.undefined)}
-    assert set(everything.metrics) == set(METRICS.names) - OF_AUDITS - undecided
-    assert {name for name, why in everything.undefined.items() if not why.undecided} == OF_AUDITS
+    assert set(everything.metrics) == set(METRICS.names) - OF_AUDITS - OF_THIRDS - undecided
+    missing = {
+        name.removeprefix("initial_").removeprefix("ideal_")
+        for name, why in everything.undefined.items()
+        if not why.undecided
+    }
+    assert missing == OF_AUDITS | OF_THIRDS
     assert COSTLY - {"probe_gap", "anamnesis_index"} <= set(everything.ideal)
 
 
@@ -181,7 +188,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(capsys):
     words = "--unlearn random_mask --kappa 0.5 --epochs 2 --class_to_replace 3 --ideal skip --metrics all"
     assert mlflow_forget.main(words.split()) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
-    line, klom, ulira = sorted(lines, key=lambda line: line.partition(": needs ")[2])
+    line, klom, ulira, of_both, thirds = sorted(lines, key=lambda line: line.partition(": needs ")[2])
 
     assert line.endswith(
         ": needs an ideal model. Make it: python -u main_ideal.py --epochs 2 --class_to_replace 3"
@@ -191,6 +198,9 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(capsys):
     )
     assert klom.endswith(": needs many unlearned models and oracles (python -u audit.py klom --unlearn NAME)")
     assert ulira.endswith(": needs shadow models (python -u audit.py ulira --unlearn NAME)")
+    shadows = "main_ideal.py --shadows 128 --epochs 2 --class_to_replace 3"
+    assert thirds.endswith(f": needs the memorisation of the forget images. Make it: python -u {shadows}")
+    assert of_both.endswith(shadows)
 
 
 def test_a_users_own_metric_that_needs_what_nobody_has_is_said():

@@ -161,7 +161,11 @@ def log_margins(
     """
     log_image_sets(run, base.splits.dataset, {**sets, "test": base.splits.test})
     files = {COLUMNS: table(columns(sets)).encode(), MODELS: table(rows).encode()}
-    files |= {name: npy(array) for name, array in arrays.items()}
+    log_kept(run, files | {name: npy(array) for name, array in arrays.items()})
+
+
+def log_kept(run: TrackedRun, files: Mapping[str, bytes]) -> None:
+    """Log contents as artifacts by file name, and each one's SHA-256 as a param."""
     run.params({KEPT_FILE + name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     log_files(run, files)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from lethe.audits.many_models import AuditResult, begun, log_margins, log_result, origin
-from lethe.audits.margin_files import KEPT_FILE
+from lethe.audits.many_models import AuditResult, begun, log_kept, log_margins, log_result, origin
 from lethe.data import DATASETS
 from lethe.evaluation import Missing
 from lethe.evaluation.memorisation import Memorisation, memorisation, reliability
-from lethe.experiment.artifacts import PICTURES, log_files
+from lethe.experiment.artifacts import PICTURES
 from lethe.experiment.base_config import BaseConfig
 from lethe.experiment.base_models import BaseModels
 from lethe.experiment.identity import base_params, code_tags
@@ -111,8 +109,7 @@ class MemorisationAudit:
         }
         log_margins(run, base, {"train": train}, rows, arrays)
         content = memorisation_csv(found, train, base.splits.class_names).encode()
-        run.params({KEPT_FILE + MEMORISATION_FILE: hashlib.sha256(content).hexdigest()})
-        log_files(run, {MEMORISATION_FILE: content})
+        log_kept(run, {MEMORISATION_FILE: content})
         images = ForgetImages(train.images, train.normalisation.white, train.indexes)
         pictures = memorised_pictures(found, images, train.labels, base.splits.class_names)
         about = f"{base.splits.dataset}, {base.architecture.name}, {self.name}"

@@ -19,6 +19,7 @@ from lethe.audits.many_models import (
     audit_run,
     job_of,
     loaded,
+    log_kept,
     log_margins,
     log_result,
     origin,
@@ -26,10 +27,13 @@ from lethe.audits.many_models import (
     unlearned,
 )
 from lethe.data import ImageSet, forward_batch
-from lethe.evaluation import Shadows, evaluate, outputs_of
+from lethe.evaluation import NO_COMMANDS, Missing, Shadows, evaluate, outputs_of
+from lethe.evaluation.memorisation import Memorisation
+from lethe.evaluation.strata import STRATA, shadows_of
 from lethe.evaluation.ulira import LEAST_SIDE, too_few
 from lethe.experiment.base_config import BaseConfig
-from lethe.experiment.model_sets import Kind, ModelSpec, specs_of, train_set
+from lethe.experiment.memorised import MEMORISATION_FILE, memorisation_at_hand, memorisation_csv
+from lethe.experiment.model_sets import Kind, ModelSpec, command, specs_of, train_set
 from lethe.system.timed import timed
 from lethe.training import Progress, fit, generator_for, model_digest, silent
 from lethe.unlearn import ForgetData
@@ -104,18 +108,27 @@ class UliraAudit:
             of_halves = self.config.out == "unlearned"
             shadows = self._of_halves(rows) if of_halves else self._beside_retrained(rows)
             with timed(self.stages, "evaluate"):
-                values, undefined = evaluate(shadows=shadows)
-                intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
+                memorised = self._memorisation()
+                makes = {"memorisation": command(self.job.base, "shadows", self.config.shadows)}
+                values, undefined, intervals = evaluated(shadows, memorised, makes)
                 beside = sizes_of(shadows)
             rows = [row | {"attacked": bool(own)} for row, own in zip(rows, shadows.attacked, strict=True)]
             arrays = {MARGINS: shadows.margins.numpy(), MEMBER: shadows.member.numpy()}
             log_margins(run, self.job.base, {"forget": self.job.data.forget}, rows, arrays)
+            if memorised is not None:
+                names = self.job.base.splits.class_names
+                content = memorisation_csv(memorised, self.job.data.forget, names)
+                log_kept(run, {MEMORISATION_FILE: content.encode()})
             self.stages["total"] = time.perf_counter() - started
             result = AuditResult(
                 run.run_id, self.name, values, beside, undefined, [self._note()], self.stages, intervals, rows
             )
             log_result(run, result)
         return result
+
+    def _memorisation(self) -> Memorisation | None:
+        """Return the memorisation of the forget images, if the shadow models of halves are there."""
+        return memorisation_at_hand(self.job.base, self.job.data.forget, self.config.shadows)
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Train shadow models on halves; each unlearns its part of the forget images."""
@@ -231,6 +244,24 @@ class UliraAudit:
             f"for each image {half} models that were trained on it and unlearned it, beside {others}; half "
             "of them fit the Gaussians, half are attacked"
         )
+
+
+def evaluated(
+    shadows: Shadows, memorised: Memorisation | None, commands: Mapping[str, str] = NO_COMMANDS
+) -> tuple[dict[str, float], dict[str, Missing], dict[str, tuple[float, float]]]:
+    """Return the rates of the attack, the reasons of missing ones, and their 95 % intervals, by metric name.
+
+    memorised: of the forget images; the AUC of each third of them is a rate too. commands: as of `evaluate`.
+    """
+    intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
+    if memorised is None:
+        return *evaluate(shadows=shadows, commands=commands), intervals
+    values, undefined = evaluate(shadows=shadows, memorisation=memorised)
+    for stratum in STRATA:
+        name = f"ulira_auc_memorised_{stratum}"
+        if name in values:
+            intervals[name] = shadows_of(stratum, shadows, memorised).intervals["auc"]
+    return values, undefined, intervals
 
 
 def attacked_halves(count: int) -> Tensor:

@@ -25,12 +25,13 @@ from lethe.audits.margin_files import (
 from lethe.audits.memorisation import CORRECT, beside_of, values_of
 from lethe.audits.memorisation import MARGINS as MARGINS_OF_ALL
 from lethe.audits.recorded_run import RecordedRun
-from lethe.audits.ulira import MARGINS, MEMBER, sizes_of
+from lethe.audits.ulira import MARGINS, MEMBER, evaluated, sizes_of
 from lethe.audits.verified import Number, Verification, digest_at
 from lethe.audits.verified_images import check_images, check_request, read_data, read_splits
-from lethe.evaluation import Population, Shadows, evaluate
-from lethe.evaluation.memorisation import memorisation
-from lethe.experiment.memorised import MEMORISATION_FILE, memorisation_csv
+from lethe.data import ImageSet
+from lethe.evaluation import Population, Shadows
+from lethe.evaluation.memorisation import Memorisation, memorisation
+from lethe.experiment.memorised import MEMORISATION_FILE, memorisation_csv, read_memorisation
 from lethe.experiment.model_sets import shadow_rows
 from lethe.training import Progress, checkpoint_header_digest
 
@@ -79,11 +80,25 @@ def verify_ulira(run: RecordedRun, progress: Progress) -> Verification:
     rows = _check_kept(run, done, (MARGINS, MEMBER), table(columns({"forget": data.forget})), progress)
     margins, member = (torch.from_numpy(read_array(run.artifact(name))) for name in (MARGINS, MEMBER))
     shadows = Shadows(margins, member, torch.tensor([row["attacked"] == "True" for row in rows]))
-    values, _ = evaluate(shadows=shadows)
-    intervals = {f"ulira_{name}": ends for name, ends in shadows.intervals.items()}
+    values, _, intervals = evaluated(shadows, _memorised(run, done, data.forget))
     _compare(run, done, values | sizes_of(shadows) | ends_of(intervals))
     done.outside.append(UNLEARNED_MODELS)
     return done
+
+
+def _memorised(run: RecordedRun, done: Verification, forget: ImageSet) -> Memorisation | None:
+    """Return the memorisation of the forget images as the run logged it; None if it has none."""
+    named = run.recorded(KEPT_FILE + MEMORISATION_FILE)
+    if named is None:  # an older run, or one whose shadow models were not there
+        return None
+    content = run.content(MEMORISATION_FILE)
+    done.check(MEMORISATION_FILE, named, _sha256(content))
+    done.only_logged.append(f"memorisation of the forget images ({MEMORISATION_FILE})")
+    try:
+        return read_memorisation(content.decode(), forget)
+    except ValueError as error:
+        done.check(f"images of {MEMORISATION_FILE}", "the forget images", str(error))
+        return None
 
 
 def verify_memorisation(run: RecordedRun, progress: Progress) -> Verification:

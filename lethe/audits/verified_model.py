@@ -18,10 +18,12 @@ from lethe.audits.verified_package import check_package
 from lethe.audits.verified_table import check_table
 from lethe.data import DATA, ForgetRequest
 from lethe.evaluation import ALL, DEFAULT, METRICS, OF_MANY, Missing, chosen, needs_of
+from lethe.evaluation.memorisation import Memorisation
 from lethe.experiment.artifacts import image_table
 from lethe.experiment.base_models import Trained
 from lethe.experiment.identity import OF_FILE, git_commit, provenance
 from lethe.experiment.measure import INCOMPETENT, TIMES, Measured, Metric, measure
+from lethe.experiment.memorised import MEMORISATION_FILE, read_memorisation
 from lethe.experiment.run_report import image_counts
 from lethe.models import ARCHITECTURES, build
 from lethe.registry import parted
@@ -84,7 +86,10 @@ class _OfOneModel:
                 "expected the initial model's checkpoint, to compare with, and it is gone. Restore it"
             )
         metrics = self._metrics()
-        measured = measure(unlearned, models, self.data, self.splits.test, metrics=metrics)
+        found = self._memorisation()
+        measured = measure(
+            unlearned, models, self.data, self.splits.test, metrics=metrics, memorisation=found
+        )
         self._compare_numbers(measured, metrics)
         if self.has_raw:
             compare_records(run, done, self.raw)
@@ -217,6 +222,17 @@ class _OfOneModel:
         names = [word for word in safe if word] + sorted(name for name in METRICS.names if name in present)
         found = chosen(names) if names else []
         return [metric for metric in found if not (OF_MANY | {TIMES}) & set(needs_of(metric.function))]
+
+    def _memorisation(self) -> Memorisation | None:
+        """Return the memorisation of the forget images as the run logged it; None if it has none."""
+        if not self.run.has(MEMORISATION_FILE):
+            return None
+        self.done.only_logged.append(f"memorisation of the forget images ({MEMORISATION_FILE})")
+        try:
+            return read_memorisation(self.run.content(MEMORISATION_FILE).decode(), self.data.forget)
+        except ValueError as error:
+            self.done.check(MEMORISATION_FILE, "the scores of the forget images", str(error))
+            return None
 
     def _safe(self, word: str) -> str | None:
         """Return a metric's name, or the trusted copy of its file; None, with a note, if it is not run."""

@@ -14,6 +14,7 @@ from lethe.data import ImageSet
 from lethe.evaluation import Missing, names_in
 from lethe.experiment.identity import decisive_of, hash_of, run_params
 from lethe.experiment.measure import INCOMPETENT, Measured
+from lethe.experiment.memorised import MEMORISATION_FILE, memorisation_csv
 from lethe.experiment.record import RunRecord
 from lethe.experiment.run_report import FORGET_LIST, run_facts
 from lethe.registry import Entry
@@ -151,6 +152,9 @@ def log_results(run: TrackedRun, record: RunRecord, json_path: Path) -> None:
         run.metrics({f"epoch_{name}": score for name, score in scores.items()}, step=epoch)
     log_data(run, checked.base.splits.dataset, checked.data, checked.base.splits.test)
     run.file(json_path)
+    if measured.memorisation is not None:
+        names = checked.base.splits.class_names
+        run.text(memorisation_csv(measured.memorisation, checked.data.forget, names), MEMORISATION_FILE)
     with tempfile.TemporaryDirectory() as folder:
         for path in [*_saved(Path(folder), record), _per_image(Path(folder), record)]:
             run.file(path)

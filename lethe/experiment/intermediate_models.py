@@ -10,6 +10,7 @@ from torch import nn
 
 from lethe.data import ImageSet
 from lethe.evaluation import Missing, ModelOutputs, NotFinite
+from lethe.evaluation.memorisation import Memorisation
 from lethe.experiment.base_models import score_of
 from lethe.experiment.measure import Metric, outputs_with_metrics, values_of
 from lethe.flag_error import FlagError
@@ -50,12 +51,14 @@ class Intermediate:
     `wanted`: epochs for full evaluation. `scores`: percent on forget and validation, for every epoch.
     `metrics`: the `asked` metrics of the wanted epochs, compared with the base models' outputs `others`.
     `undefined`: the reasons of missing metrics. `commands`: the commands that make missing inputs.
+    `memorisation`: of the forget images, if a metric needs it.
     """
 
     wanted: tuple[int, ...]
     asked: Sequence[Metric] = ()
     others: Mapping[str, ModelOutputs] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
+    memorisation: Memorisation | None = None
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     undefined: dict[int, dict[str, Missing]] = field(default_factory=dict)
@@ -75,7 +78,7 @@ class Intermediate:
             self.undefined[epoch] = {metric.name: Missing(str(error)) for metric in self.asked}
         else:
             self.metrics[epoch], self.undefined[epoch] = values_of(
-                own, self.others, self.asked, commands=self.commands
+                own, self.others, self.asked, commands=self.commands, memorisation=self.memorisation
             )
 
     @property

@@ -31,13 +31,14 @@ from lethe.evaluation import (
     needs_of,
     outputs_of,
 )
+from lethe.evaluation.memorisation import Memorisation
 from lethe.flag_error import named_as_arguments
 from lethe.nearest_name import did_you_mean
 from lethe.registry import Entry
 from lethe.training import Cache, digest_of, model_digest
 from lethe.unlearn import ForgetData, check_model
 
-INCOMPETENT, TIMES = "incompetent", "times"
+INCOMPETENT, TIMES, MEMORISATION = "incompetent", "times", "memorisation"
 ON_FEATURES = ("probe_score", "probe_gap")
 Metric = Entry[MetricFacts]
 MEMBER, RANGE = "member score of ", "range of "  # prefixes of an attack's name in the cache
@@ -49,7 +50,7 @@ class Measured:
     """The metrics and outputs of the unlearned, the initial and the ideal model.
 
     undefined: the reasons of missing metrics. incompetent: the outputs of the incompetent teacher on the
-    forget set, if it was evaluated.
+    forget set, if it was evaluated. memorisation: of the forget images, if a metric needs it.
     """
 
     model: dict[str, float]
@@ -58,6 +59,7 @@ class Measured:
     undefined: dict[str, Missing]
     outputs: dict[str, ModelOutputs]
     incompetent: ModelOutputs | None = None
+    memorisation: Memorisation | None = None
 
     @property
     def sides(self) -> dict[str, dict[str, float]]:
@@ -81,15 +83,17 @@ def measure(
     others: Mapping[str, ModelOutputs] | None = None,
     times: Times | None = None,
     commands: Mapping[str, str] = NO_COMMANDS,
+    memorisation: Memorisation | None = None,
 ) -> Measured:
     """Evaluate the unlearned model, and the base models by all metrics that need no ideal model.
 
     base_models: "initial", and optionally "ideal" and the "incompetent" teacher (for comparison only).
     metrics: names, or what `evaluation.chosen` returns (default: all but the costly ones). others: the base
     models' outputs from `outputs_of_others`, if they exist already. commands: the commands that make missing
-    inputs, by name. Caches the metrics of one model alone in `data.cache`. `undefined` names the base models'
-    missing metrics initial_<name> and ideal_<name>. Raises NotFinite for a model that diverged, ValueError
-    for a model that does not fit the data, an unknown metric, no initial model, and an empty set.
+    inputs, by name. memorisation: of the forget images, for the metrics of their thirds. Caches the metrics
+    of one model alone in `data.cache`. `undefined` names the base models' missing metrics initial_<name> and
+    ideal_<name>. Raises NotFinite for a model that diverged, ValueError for a model that does not fit the
+    data, an unknown metric, no initial model, and an empty test set.
     """
     with named_as_arguments():
         metrics = by_default() if metrics is None else _entries_of(metrics)
@@ -113,7 +117,9 @@ def measure(
     undefined: dict[str, Missing] = {}
     for name, own in outputs.items():
         wanted, known = (metrics, times) if name == "unlearned" else (of_base_models(metrics), None)
-        values[name], reasons = values_of(own, others, wanted, times=known, commands=commands)
+        values[name], reasons = values_of(
+            own, others, wanted, times=known, commands=commands, memorisation=memorisation
+        )
         prefix = "" if name == "unlearned" else f"{name}_"
         undefined |= {prefix + metric: reason for metric, reason in reasons.items()}
     named = {f"{name} model": outputs[name] for name in ("initial", "unlearned", "ideal") if name in outputs}
@@ -124,6 +130,7 @@ def measure(
         undefined=undefined,
         outputs=named,
         incompetent=others.get(INCOMPETENT),
+        memorisation=memorisation,
     )
 
 
@@ -166,9 +173,11 @@ def values_of(
     *,
     times: Times | None = None,
     commands: Mapping[str, str] = NO_COMMANDS,
+    memorisation: Memorisation | None = None,
 ) -> tuple[dict[str, float], dict[str, Missing]]:
     """Return a model's metrics, compared with `others` by name, and the reasons of missing ones."""
-    known: dict[str, Any] = dict(others) if times is None else {**others, TIMES: times}
+    known: dict[str, Any] = {**others, TIMES: times, MEMORISATION: memorisation}
+    known = {name: own for name, own in known.items() if own is not None}
     names = by_default() if metrics is None else metrics
     return evaluate(names=names, model=model, commands=commands, **known)
 

@@ -6,7 +6,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,23 @@ def memorisation_of(base: BaseModels, shadows: int = SHADOWS) -> Memorisation:
     return memorisation(answers.correct, answers.margins, answers.member)
 
 
+def memorisation_at_hand(base: BaseModels, images: ImageSet, shadows: int = SHADOWS) -> Memorisation | None:
+    """Return the memorisation of some training images.
+
+    None if a shadow model is not trained yet, or if there are too few of them for an image.
+    """
+    specs = specs_of(base, "shadows", shadows)
+    if not all(spec.path.exists() for spec in specs) or too_few(member_of(base, specs)):
+        return None
+    return memorisation_of(base, shadows).subset(rows_in(base.splits.train, images))
+
+
+def rows_in(train: ImageSet, images: ImageSet) -> Tensor:
+    """Return the positions of images in the training set."""
+    order = train.indexes.argsort()
+    return order[torch.searchsorted(train.indexes[order], images.indexes.to(order.device))]
+
+
 def checked_shadows(base: BaseModels, count: int) -> list[ModelSpec]:
     """Return the specs of the shadow models. Raises ValueError if their number is odd or too small."""
     specs = specs_of(base, "shadows", count)
@@ -94,6 +112,38 @@ def memorisation_csv(found: Memorisation, images: ImageSet, class_names: Sequenc
     names = [class_names[label] for label in labels]
     writer.writerows(zip(images.indexes.tolist(), labels, names, *columns, strict=True))
     return content.getvalue()
+
+
+def read_memorisation(content: str, images: ImageSet) -> Memorisation:
+    """Read a table of `memorisation_csv` of these images.
+
+    Raises ValueError for a table of other images, without one of the columns, or with a cell that is no
+    finite number.
+    """
+    rows = list(csv.DictReader(io.StringIO(content)))
+    missing = [name for name in ("index", *NUMBERS) if rows and name not in rows[0]]
+    if missing or [row["index"] for row in rows] != list(map(str, images.indexes.tolist())):
+        raise ValueError(f"a table of other images, or without {', '.join(missing) or 'one of them'}")
+    numbers = {name: _column(rows, name) for name in NUMBERS}
+    n_in, n_out = numbers["n_in"].long(), numbers["n_out"].long()
+    of_images = {field: numbers[name] for name, field in NUMBERS.items() if field not in ("n_in", "n_out")}
+    models = n_in + n_out
+    share = float((n_in / models).mean())
+    return Memorisation(**of_images, n_in=n_in, n_out=n_out, shadows=int(models.max()), share=share)
+
+
+def _column(rows: Sequence[Mapping[str, str | None]], name: str) -> Tensor:
+    return torch.tensor([_number(row[name]) for row in rows], dtype=torch.float64)
+
+
+def _number(cell: str | None) -> float:
+    try:
+        value = float(cell or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"a cell that is no finite number, {str(cell)[:40]!r}")
+    return value
 
 
 def _answers(base: BaseModels, specs: Sequence[ModelSpec]) -> Tensors:

@@ -20,7 +20,8 @@ from typing import Any
 from torch import nn
 
 from lethe.data.augmentation import Augmentation, augmentations, augmentations_of_flag, check_augmentable
-from lethe.evaluation import DEFAULT, Missing, Times, chosen, names_in
+from lethe.evaluation import DEFAULT, Missing, Times, chosen, names_in, needs_of
+from lethe.evaluation.memorisation import Memorisation
 from lethe.experiment.artifacts import (
     JSON_FOLDER,
     METRICS_WAY_OUT,
@@ -43,8 +44,16 @@ from lethe.experiment.identity import (
     train_seconds,
 )
 from lethe.experiment.intermediate_models import Intermediate, checked_epochs
-from lethe.experiment.measure import INCOMPETENT, Measured, measure, of_intermediate_models, outputs_of_others
-from lethe.experiment.model_sets import oracles_of
+from lethe.experiment.measure import (
+    INCOMPETENT,
+    MEMORISATION,
+    Measured,
+    measure,
+    of_intermediate_models,
+    outputs_of_others,
+)
+from lethe.experiment.memorised import SHADOWS, memorisation_at_hand
+from lethe.experiment.model_sets import command, oracles_of
 from lethe.experiment.record import RunRecord
 from lethe.experiment.run_config import AUGMENT_AUTO, PipelineConfig
 from lethe.experiment.warnings import warnings_of
@@ -200,6 +209,7 @@ class Pipeline:
                 run.tags({"config_hash": config_hash_of(checked, initial, ideal)})
             initial_digest = model_digest(initial.model)
             base_models = self._base_models(initial, ideal)
+            self.intermediate.memorisation = self._memorisation()
             self._evaluate_base_models(base_models)
             if not checked.method.own:  # Lethe's own import nothing at their first step
                 warm_up()
@@ -287,7 +297,15 @@ class Pipeline:
             others=self.intermediate.others or None,  # evaluated already, for the intermediate models
             times=Times(self.stages["unlearn"], train_seconds(ideal)),
             commands=self._commands(),
+            memorisation=self.intermediate.memorisation,
         )
+
+    def _memorisation(self) -> Memorisation | None:
+        """Return the memorisation of the forget images; None if no metric needs it, or without the models."""
+        if not any(MEMORISATION in needs_of(metric.function) for metric in self.checked.metrics):
+            return None
+        with timed(self.stages, MEMORISATION):
+            return memorisation_at_hand(self.base, self.checked.data.forget)
 
     def _warnings_of(self, initial: Trained, unlearned: Unlearned, measured: Measured) -> list[RunWarning]:
         by_design = self.checked.method.facts.leaves_weights
@@ -360,7 +378,8 @@ class Pipeline:
 
     def _commands(self) -> dict[str, str]:
         """Return the commands that make missing inputs of metrics."""
-        return {"ideal": self.base.ideal_command()}
+        shadows = command(self.base, "shadows", SHADOWS)
+        return {"ideal": self.base.ideal_command(), MEMORISATION: shadows}
 
     def _evaluate_base_models(self, base_models: Mapping[str, nn.Module]) -> None:
         """Evaluate the base models once, for the intermediate models and the final one."""

@@ -39,6 +39,7 @@ NEEDS = {
     "oracles": "as many oracles",
     "shadows": "shadow models",
     "times": "the seconds of a run",
+    "memorisation": "the memorisation of the forget images",
 }
 COSTLY = "measured by `--metrics all`, or by name"
 
