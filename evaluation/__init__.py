@@ -3,9 +3,9 @@
     values, reasons = evaluate(model=ModelOutputs(...), ideal=ModelOutputs(...))
 
 One forward pass per model and image set gives ModelOutputs, which every metric reads. The margins of many
-models form a Population (KLoM, the challenge's score) or Shadows (U-LiRA); Memorisation ranks images. Two metrics need the model itself:
-probe_score reads its features, relearn_steps trains a copy of it on the forget set. `chosen` resolves "all",
-"default" and names to metrics.
+models form a Population (KLoM, the challenge's score) or Shadows (U-LiRA). Memorisation ranks the forget
+images. Two metrics need the model itself: probe_score reads its features, relearn_steps trains a copy of it
+on the forget set. `chosen` resolves "all", "default" and names to metrics.
 """
 
 from lethe import checkout

@@ -62,9 +62,9 @@ register = METRICS.register
     @lethe.register_metric("confidence", unit="percent", better="lower")
     def confidence(model: ModelOutputs) -> float: ...
 
-Its parameters say what it needs: model, ideal, initial, incompetent, times, memorisation, and in audits models, oracles or
-shadows. Further keyword arguments are the fields of `MetricFacts`. Raises ValueError for a name that is
-registered already.
+Its parameters say what it needs: model, ideal, initial, incompetent, times, memorisation, and in audits
+models, oracles or shadows. Further keyword arguments are the fields of `MetricFacts`. Raises ValueError for a
+name that is registered already.
 """
 
 IN_WORDS = {

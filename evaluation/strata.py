@@ -149,8 +149,8 @@ def ulira_auc_memorised_low(shadows: Shadows, memorisation: Memorisation) -> flo
 
         P(s_member > s_other) + P(s_member = s_other) / 2    x in low,  s = log N_u(m) - log N_r(m)
 
-    Thirds as for forget_score_memorised_low, by the memorisation of the same shadow models before they
-    unlearn. Raises ValueError for fewer than 3 forget images.
+    Thirds as for forget_score_memorised_low, by the memorisation of the shadow models that are not attacked,
+    before they unlearn. Raises ValueError for fewer than 3 forget images.
     """
     return shadows_of("low", shadows, memorisation).rates.auc
 
@@ -173,8 +173,5 @@ def ulira_auc_memorised_high(shadows: Shadows, memorisation: Memorisation) -> fl
         P(s_member > s_other) + P(s_member = s_other) / 2    x in high,  s = log N_u(m) - log N_r(m)
 
     As ulira_auc_memorised_low.
-
-    Trap: scores of the same shadow models choose the images: those of other shadow models would be a little
-    lower.
     """
     return shadows_of("high", shadows, memorisation).rates.auc

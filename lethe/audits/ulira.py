@@ -127,8 +127,14 @@ class UliraAudit:
         return result
 
     def _memorisation(self) -> Memorisation | None:
-        """Return the memorisation of the forget images, if the shadow models of halves are there."""
-        return memorisation_at_hand(self.job.base, self.job.data.forget, self.config.shadows)
+        """Return the memorisation of the forget images, if the shadow models of halves are there.
+
+        Computed without the models that are attacked: images that are chosen by them would look more, or
+        less, memorised than they are.
+        """
+        count = self.config.shadows
+        chosen = ~attacked_halves(count) if self.config.out == "unlearned" else None
+        return memorisation_at_hand(self.job.base, self.job.data.forget, count, chosen)
 
     def _of_halves(self, rows: list[dict[str, Any]]) -> Shadows:
         """Train shadow models on halves; each unlearns its part of the forget images."""

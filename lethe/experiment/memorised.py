@@ -60,15 +60,24 @@ def memorisation_of(base: BaseModels, shadows: int = SHADOWS) -> Memorisation:
     return memorisation(answers.correct, answers.margins, answers.member)
 
 
-def memorisation_at_hand(base: BaseModels, images: ImageSet, shadows: int = SHADOWS) -> Memorisation | None:
+def memorisation_at_hand(
+    base: BaseModels, images: ImageSet, shadows: int = SHADOWS, chosen: Tensor | None = None
+) -> Memorisation | None:
     """Return the memorisation of some training images.
 
-    None if a shadow model is not trained yet, or if there are too few of them for an image.
+    chosen (shadows,) bool: the shadow models to compute it from; all, if None. None if a shadow model is not
+    trained yet, or if there are too few of them for an image.
     """
     specs = specs_of(base, "shadows", shadows)
-    if not all(spec.path.exists() for spec in specs) or too_few(member_of(base, specs)):
+    if not all(spec.path.exists() for spec in specs):
         return None
-    return memorisation_of(base, shadows).subset(rows_in(base.splits.train, images))
+    models = torch.ones(shadows, dtype=torch.bool) if chosen is None else chosen
+    rows = rows_in(base.splits.train, images)
+    member = member_of(base, specs)[models][:, rows]
+    if too_few(member):
+        return None
+    answers = answers_of(base, specs)
+    return memorisation(answers.correct[models][:, rows], answers.margins[models][:, rows], member)
 
 
 def rows_in(train: ImageSet, images: ImageSet) -> Tensor:
