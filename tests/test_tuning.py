@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from own_store import runs, store_in, there  # noqa: F401 (every test runs in the module's folder)
 
@@ -336,6 +337,27 @@ def test_an_objective_is_brought_near_its_good_value(folder):
     assert losses["retain_score"] <= 0  # higher is better: its negative
 
 
+def test_what_is_minimised_is_said(folder):
+    objective = Objective(config(), (101,), ("retain_score", "mia_auc", "avg_gap"))
+
+    assert [objective.in_words(name) for name in objective.names] == [
+        "the negative of retain_score",
+        "the distance of mia_auc from the ideal's",
+        "avg_gap",
+    ]
+
+
+def test_a_factorisation_that_fails_fails_the_trial_alone(folder, monkeypatch):
+    def fails(*arguments, **settings):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    objective = Objective(config(), (101,), ("avg_gap_without_mia",))
+    monkeypatch.setattr("lethe.tuning.objective.unlearn", fails)
+
+    with pytest.raises(Failed, match="did not converge"):
+        objective.value_of({})
+
+
 def test_the_objectives_are_named_each_once():
     assert objectives_named(["mia", "AVG_GAP", "mia"]) == {"mia": "mia", "avg_gap": "avg_gap"}
 
@@ -397,6 +419,7 @@ COMMANDS = {
     "budget: expected a number > 0, got 0x": [*WORDS, "--budget", "0x"],
     "expected a number with an x, got 'ten'": [*WORDS, "--budget", "ten"],
     "there is no file none.yml": [*WORDS, "--ranges", "none.yml"],
+    "mask: expected none, as a search has models of several seeds": [*WORDS, "--mask", "own.safetensors"],
     "avg_gab": ["--unlearn", "SSD", "--objective", "avg_gab"],
 }
 

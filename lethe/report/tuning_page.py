@@ -72,7 +72,10 @@ def _history(facts: SearchFacts) -> Picture:
     parts.append(line(panel, numbers, least, "unlearned"))
     parts += [_mark(panel, n, value, facts, n) for n, value in zip(numbers, values, strict=True)]
     alt = f"{facts.objective} of {len(values)} trials, from {values[0]:.4g} to {min(values):.4g}."
-    note = "A square is a trial, trial 0 the default settings. The line is the least value so far."
+    note = (
+        "A square is a trial, trial 0 the default settings. The line is the least value so far. Less is "
+        "better."
+    )
     return Picture("search_history", "Search history", alt, parts, panel.bottom + 38, note=note)
 
 

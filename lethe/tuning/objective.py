@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from lethe.evaluation import Missing, chosen
@@ -68,7 +69,11 @@ class Objective:
         self.whole = bool(first.checked.data.forget_classes)
         self.forgotten = first.base.forgotten
         self.slug = first.base.request_slug
-        self.digest = first.base.splits.digest
+        self.made_of = {
+            "split": first.base.splits.digest,
+            "arch": first.base.architecture.identity,
+            "metrics": [metric.identity for metric in self.metrics],
+        }
         self._check_directions()
 
     def _check_directions(self) -> None:
@@ -147,7 +152,7 @@ class Objective:
             made = unlearn(checked.config.unlearn, initial, checked.data, **checked.settings)
             seconds = time.perf_counter() - started
             return self._measured(seed, made.model), seconds
-        except (ValueError, FloatingPointError) as error:
+        except (ValueError, ArithmeticError, torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:
             raise Failed(str(error)) from error
 
     def _measured(self, seed: int, model: nn.Module) -> Measured:
@@ -180,6 +185,13 @@ class Objective:
         if better == "near the ideal's":
             return abs(value - measured.ideal[name])
         return abs(value - TARGETS[better]) if better in TARGETS else value
+
+    def in_words(self, name: str) -> str:
+        """Return what is minimised for an objective."""
+        better = self._metric(name).facts.direction(self.whole)
+        if better == "higher":
+            return f"the negative of {name}"
+        return f"the distance of {name} from {better.removeprefix('near ')}" if "near" in better else name
 
     def _metric(self, name: str) -> Metric:
         return next(one for one in self.metrics if one.name == name)

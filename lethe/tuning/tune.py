@@ -58,6 +58,8 @@ class TuneConfig:
         if twice or not self.tuning_seeds:
             got = " ".join(map(str, self.tuning_seeds)) or "none"
             raise FlagError("tuning_seeds", f"expected one or more seeds, each once, got {got}")
+        if self.run.base.mask:
+            raise FlagError("mask", "expected none, as a search has models of several seeds. Leave it out")
         if not self.objectives:
             raise FlagError("objective", "expected the name of a metric, got none. Give e.g. avg_gap")
 
@@ -154,7 +156,7 @@ def _file(config: TuneConfig, objective: Objective, ranges: Sequence[Range]) -> 
         {
             "flags": flags_of(config.run),
             "method": objective.method.identity,
-            "split": objective.digest,
+            **objective.made_of,
             "ranges": {one.name: one.words for one in ranges},
             "objectives": config.objectives,
             "seeds": config.tuning_seeds,
@@ -172,6 +174,7 @@ def _notes(config: TuneConfig, objective: Objective, ranges: Sequence[Range]) ->
     return [
         f"to forget: {objective.forgotten}",
         f"tuning seeds {seeds}; forget, retain and validation images",
+        f"minimised: {', '.join(map(objective.in_words, objective.names))}",
         f"searched: {searched or 'nothing, as no hyperparameter is free: one trial of the default settings'}",
         *([f"fixed: {fixed}"] if fixed else []),
     ]
@@ -321,7 +324,7 @@ def facts_of(config: TuneConfig, objective: Objective, tuned: Tuned) -> SearchFa
     ]
     return SearchFacts(
         title=f"{objective.method.name}, {objective.forgotten}",
-        objective=f"{first} (less is better)",
+        objective=first,
         points=points,
         best=[one.number for one in tuned.best],
         scales=scales,
