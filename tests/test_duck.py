@@ -5,11 +5,11 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from lethe.unlearn import unlearn
+from lethe.unlearn import ForgetData, unlearn
 from lethe.unlearn.duck import centroids_of, nearest_centroids
 from lethe.unlearn.features import Features
 from tests.by_hand import adam, slope
-from tests.three_classes import data_of, flat, perceptron, whole
+from tests.three_classes import CLASSES, data_of, flat, perceptron, whole
 
 
 def test_the_centroids_are_those_of_the_retained_classes_by_number():
@@ -54,3 +54,13 @@ def test_it_ends_with_the_epoch_in_which_the_class_is_forgotten():
     scores = [epoch["forget_score"] for epoch in result.history]
     assert scores[-1] == 0
     assert all(score >= 1 for score in scores[:-1])
+
+
+def test_where_the_classes_stay_it_ends_at_the_validation_score():
+    model, data = perceptron(), data_of(forget=[*range(9)])
+    x, y = whole(data.retain)
+    known = data.retain.subset(model(x).argmax(1) == y)  # a validation score of 100
+    judged = ForgetData(data.forget, data.retain, known, CLASSES)
+    result = unlearn("DUCK", model, judged, unlearn_epochs=3, unlearn_lr=1e-9)
+    assert result.facts["epochs_run"] == 1
+    assert result.history[0]["forget_score"] >= 1

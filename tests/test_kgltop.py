@@ -1,5 +1,6 @@
 """The challenge's top solutions: what they damage, by hand, and what they descend."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from lethe.unlearn.kgltop1 import contrast_loss, from_uniform
 from lethe.unlearn.kgltop3 import balanced_weights
 from lethe.unlearn.kgltop4 import entropy, redraw_smallest
 from lethe.unlearn.kgltop6 import divergence
+from tests.by_hand import sgd, slope
 from tests.three_classes import CLASSES, convolutional, data_of, flat, perceptron, seeded, whole
 
 NOTHING = 1e-12  # a learning rate that moves no weight
@@ -60,7 +62,62 @@ def test_kgltop1_reads_no_label_of_forget():
     assert torch.equal(flat(one), flat(other))
 
 
+def test_kgltop1_by_hand():
+    model, data = perceptron(), data_of()
+    (x_f, _), (x_r, y_r) = whole(data.forget), whole(data.retain)
+    expected = copy.deepcopy(model)
+
+    def flatten(m):
+        return -m(x_f).log_softmax(1).mean()
+
+    def contrast(m):
+        return -(m(x_f) @ m(x_r).detach().T / 2).log_softmax(1).mean()
+
+    def repair(m):
+        return F.cross_entropy(m(x_r), y_r)
+
+    pushes, repairs = ([torch.zeros_like(p) for p in model.parameters()] for _ in range(2))
+
+    def step(loss, velocity, rate, decay=0.0):
+        slopes = slope(loss)(expected)
+        with torch.no_grad():
+            for p, b, g in zip(expected.parameters(), velocity, slopes, strict=True):
+                p -= rate * b.mul_(0.9).add_(g + decay * p)
+
+    sgd(expected, [slope(flatten)], 0.2)
+    for rate in (0.1, (0.1 + 1e-6) / 2):  # by a cosine
+        step(contrast, pushes, rate)
+        step(repair, repairs, 0.05, decay=0.3)
+    settings = {"flatten_lr": 0.2, "contrast_lr": 0.1, "unlearn_lr": 0.05, "weight_decay": 0.3}
+    found = unlearn("kgltop1", model, data, unlearn_epochs=2, temperature=2.0, **settings).model
+    torch.testing.assert_close(flat(found), flat(expected), rtol=0, atol=1e-5)
+
+
 # kgltop3
+
+
+def test_kgltop3_without_noise_by_hand():
+    model, data = perceptron(), data_of(forget=[0, 3, 6, 9, 12, 1])  # 1, 5 and 6 images stay of each class
+    batches = list(data.retain.batches(4, generator=data.generator("kgltop3", "order")))
+    share = {0: 12 / (3 * 1), 1: 12 / (3 * 5), 2: 12 / (3 * 6)}
+
+    def loss_of(x, y):
+        weight = sum(share[label] for label in y.tolist()) / len(y)
+        return slope(lambda m: weight * F.cross_entropy(m(x), y))
+
+    expected = copy.deepcopy(model)
+    rates = [0.1 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(3)]
+    sgd(expected, [loss_of(x, y) for x, y in batches], rates, momentum=0.9, decay=5e-4)
+    settings = {"unlearn_lr": 0.1, "batch_size": 4, "first_noise": 0.0, "last_noise": 0.0}
+    found = unlearn("kgltop3", model, data, unlearn_epochs=1, **settings).model
+    torch.testing.assert_close(flat(found), flat(expected), rtol=0, atol=1e-6)
+
+
+def test_kgltop3_adds_noise_before_its_last_epoch():
+    model = convolutional()
+    settings = {"unlearn_lr": NOTHING, "first_noise": 0.0, "last_noise": 0.3}
+    result = unlearn("kgltop3", model, data_of(), unlearn_epochs=2, **settings).model
+    assert moved(model, result) == {"0.weight", "0.bias"}
 
 
 def test_kgltop3_adds_noise_to_the_first_convolution_alone():
@@ -121,6 +178,23 @@ def test_kgltop4_ends_with_weights_that_half_precision_holds():
     assert all(torch.equal(p, p.half().float()) for p in result.parameters())
 
 
+def test_kgltop4_by_hand_where_nothing_is_redrawn():
+    model, data = perceptron(), data_of(forget=[0, 3, 6, 9, 12, 1])
+    x, y = whole(data.retain)
+    weights = torch.tensor([1.0, 5.0, 6.0]) ** -0.1
+
+    def loss(m):
+        apart = entropy(m(x)) - entropy(model(x)).detach()
+        return F.cross_entropy(m(x), y, weight=weights) + 3 * (apart**2).mean()
+
+    expected = copy.deepcopy(model)
+    sgd(expected, [slope(loss)] * 3, 0.3, momentum=0.9, decay=5e-4)
+    settings = {"redrawn_share": 1e-6, "unlearn_lr": 0.3, "entropy_weight": 3.0}
+    found = unlearn("kgltop4", model, data, unlearn_epochs=3, **settings)
+    assert found.facts["redrawn"] == 0
+    torch.testing.assert_close(flat(found.model), flat(expected), rtol=0, atol=1e-3)  # rounded to half
+
+
 # kgltop6
 
 
@@ -150,6 +224,26 @@ def test_kgltop6_learns_soft_answers_labels_and_the_distance_on_retain(monkeypat
         soft = entropy(model(x) / 5).mean()  # a cross-entropy with itself
         expected = soft + F.cross_entropy(model(x), y)
     assert history[1]["retain_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_kgltop6_by_hand_where_nothing_is_redrawn(monkeypatch):
+    monkeypatch.setattr("lethe.unlearn.kgltop6.redraw", lambda *_: None)
+    model, data = perceptron(), with_validation(data_of())
+    x, y = whole(data.retain)
+    q_0 = (model(x) / 5).softmax(1).detach()
+
+    def loss(m):
+        log_q = (m(x) / 5).log_softmax(1)
+        soft = -(q_0 * log_q).sum(1).mean()
+        divergence = (q_0 * (q_0.log() - log_q)).sum(1).mean()
+        return soft + F.cross_entropy(m(x), y) + divergence
+
+    expected = copy.deepcopy(model)
+    rates = [0.5 * (1 + math.cos(math.pi * step / 3)) / 2 for step in range(3)]
+    sgd(expected, [slope(loss)] * 3, rates, momentum=0.9, decay=5e-4)
+    settings = {"validation_epochs": 1, "validation_lr": NOTHING, "unlearn_epochs": 3, "unlearn_lr": 0.5}
+    found = unlearn("kgltop6", model, data, **settings).model
+    torch.testing.assert_close(flat(found), flat(expected), rtol=0, atol=1e-5)
 
 
 def test_a_divergence_by_hand():
@@ -198,3 +292,23 @@ def test_kgltop7_trains_a_part_of_the_tensors_and_batch_norm_first():
     trained = moved(model, result) - {"7.weight", "7.bias"}
     assert {"1.weight", "1.bias"} <= trained
     assert len(trained) <= 4
+
+
+def test_kgltop7_takes_a_new_optimiser_each_epoch_and_another_rate_in_the_last(monkeypatch):
+    monkeypatch.setattr("lethe.unlearn.kgltop7.redraw", lambda *_: None)
+    model, data = perceptron(), data_of()
+    x, y = whole(data.retain)
+    expected = copy.deepcopy(model)
+    for rate in (0.1, 0.1, 0.03):
+        sgd(expected, [slope(lambda m: F.cross_entropy(m(x), y))], rate, decay=5e-4)
+    settings = {"part_epochs": 0, "unlearn_lr": 0.1, "last_lr": 0.03}
+    found = unlearn("kgltop7", model, data, unlearn_epochs=3, **settings).model
+    torch.testing.assert_close(flat(found), flat(expected), rtol=0, atol=1e-6)
+
+
+def test_kgltop7_adds_noise_before_its_second_epoch():
+    model = convolutional()
+    settings = {"unlearn_lr": NOTHING, "last_lr": NOTHING, "part_epochs": 2, "trained_tensors": 20}
+    result = unlearn("kgltop7", model, data_of(), unlearn_epochs=2, noisy_tensors=20, **settings).model
+    every = {name for name, _ in model.named_parameters()}
+    assert moved(model, result) == every - {"1.weight", "1.bias"}

@@ -90,3 +90,29 @@ def test_the_weights_are_held_by_their_importance():
 def test_the_radius_scales_with_the_root_of_the_pixels(shape, radius):
     found = resolved("L2UL", perceptron(), data_of(shape=shape), {})
     assert found["attack_radius"] == pytest.approx(radius)
+
+
+def test_a_step_on_forget_and_adversarial_images_by_hand():
+    model, data = perceptron(), data_of()
+    made = adversarial(copy_of(model), data, 3, 0.5, 4)
+    (x_f, y_f), (x_a, y_a) = whole(data.forget), whole(made)
+    share = len(x_f) / (len(x_f) + len(x_a))
+
+    def loss(m):
+        return (1 - share) * F.cross_entropy(m(x_a), y_a) - share * F.cross_entropy(m(x_f), y_f)
+
+    expected = copy.deepcopy(model)
+    sgd(expected, [slope(loss)], 0.1, decay=1e-4)
+    settings = {"adversarial_images": 3, "attack_radius": 0.5, "attack_steps": 4, "unlearn_lr": 0.1}
+    found = unlearn("L2UL_adv", model, data, unlearn_epochs=1, **settings).model
+    torch.testing.assert_close(flat(found), flat(expected), rtol=0, atol=1e-6)
+
+
+def test_the_adversarial_images_are_nearer_to_their_labels():
+    model, data = perceptron(), data_of()
+    made = adversarial(copy_of(model), data, 2, 2.0, 60)
+    x, _ = whole(data.forget)
+    before, after = (
+        F.cross_entropy(model(images), made.labels).item() for images in (x.repeat(2, 1, 1, 1), made.images)
+    )
+    assert after < 0.8 * before

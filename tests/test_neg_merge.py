@@ -64,3 +64,18 @@ def test_the_scale_is_the_largest_that_keeps_the_validation_score():
 def test_without_validation_images_the_scale_has_to_be_given():
     with pytest.raises(ValueError, match="--merge_scale: expected a number where there are no validation"):
         unlearn("NegMerge", perceptron(), data_of())
+
+
+def test_the_candidates_have_the_learning_rates_in_turn():
+    model, data = perceptron(), data_of()
+    x, y = whole(data.forget)
+    taus = []
+    for rate in (0.2, 1.0):
+        tuned = copy.deepcopy(model)
+        sgd(tuned, [slope(lambda m: F.cross_entropy(m(x), y))] * 2, rate * 0.3, momentum=0.9)
+        taus.append(flat(tuned) - flat(model))
+    agree = taus[0].sign() == taus[1].sign()
+    expected = flat(model) - 0.5 * (taus[0] + taus[1]) / 2 * agree * (taus[0] != 0)
+    settings = {"candidates": 2, "candidate_epochs": 2, "unlearn_lr": 0.3, "merge_scale": 0.5}
+    found = unlearn("NegMerge", model, data, **settings).model
+    torch.testing.assert_close(flat(found), expected, rtol=0, atol=1e-6)

@@ -1,5 +1,6 @@
 """PGU: retain outputs that no step can move, and the loss and the directions by hand."""
 
+import copy
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from lethe.unlearn import ForgetData, unlearn
 from lethe.unlearn.projected_gradient import away_from, main_directions
-from tests.three_classes import CLASSES, convolutional, data_of, seeded, whole
+from tests.three_classes import CLASSES, convolutional, data_of, flat, perceptron, seeded, whole
 
 
 def test_what_the_retain_images_get_stays_and_the_forget_images_move():
@@ -56,3 +57,30 @@ def test_it_ends_where_the_retain_score_has_fallen():
     history = unlearn("PGU", convolutional(), data_of((1,)), **settings).history
     assert len(history) < 100
     assert all(epoch["watched_score"] > history[-1]["watched_score"] for epoch in history[:-1])
+
+
+def directions_of(h, retained):
+    """The first directions of rows h, whose singular values have this share of the sum, and one more."""
+    u, s, _ = torch.linalg.svd(h.T)
+    shares = s.cumsum(0) / s.sum()
+    return u[:, : int((shares <= retained).sum()) + 1]
+
+
+def test_two_epochs_by_hand():
+    model, data = perceptron(), data_of()
+    (x_f, y_f), (x_r, _) = whole(data.forget), whole(data.retain)
+    spans = [directions_of(h.detach(), 0.5) for h in (x_r.flatten(1), model[:3](x_r))]
+    expected = copy.deepcopy(model)
+    for rate in (0.1, 0.01):
+        p = expected(x_f).softmax(1)
+        away = -(1.05 - p.gather(1, y_f[:, None])).log().mean()
+        entropy = -(p * p.log()).sum(1).mean()
+        weights = [expected[1].weight, expected[3].weight]
+        slopes = torch.autograd.grad(away - 0.2 * entropy, weights)
+        with torch.no_grad():
+            for weight, g, m in zip(weights, slopes, spans, strict=True):
+                weight -= rate * (g - g @ m @ m.T)
+    settings = {"unlearn_epochs": 2, "unlearn_lr": 0.1, "last_lr": 0.01, "retained_var": 0.5}
+    result = unlearn("PGU", model, data, **settings)
+    assert len(result.history) == 2
+    torch.testing.assert_close(flat(result.model), flat(expected), rtol=0, atol=1e-6)
