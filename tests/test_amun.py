@@ -58,7 +58,7 @@ def test_images_that_nothing_flips_have_no_place_in_it_and_are_counted():
     assert result.facts == {"adversarial_images": 0, "attack_failed": 6}
 
 
-def test_two_epochs_by_hand():
+def test_three_epochs_by_hand():
     model = perceptron()
     for name, parts in SETS.items():
         data = known(model, data_of())
@@ -67,8 +67,8 @@ def test_two_epochs_by_hand():
         x, y = (torch.cat(tensors) for tensors in zip(*sets, strict=True))
         descent = slope(lambda m, x=x, y=y: F.cross_entropy(m(x), y))
         expected = copy_of(model)
-        sgd(expected, [descent] * 2, [0.1, 0.01], momentum=0.9, decay=5e-4)
-        result = unlearn(name, model, data, unlearn_epochs=2, unlearn_lr=0.1, decay_every=1)
+        sgd(expected, [descent] * 3, [0.1, 0.1, 0.01], momentum=0.9, decay=5e-4)
+        result = unlearn(name, model, data, unlearn_epochs=3, unlearn_lr=0.1, decay_every=2)
         torch.testing.assert_close(flat(result.model), flat(expected), rtol=1e-4, atol=1e-6)
 
 

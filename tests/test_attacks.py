@@ -39,21 +39,38 @@ def linear(bias=0.0):
     return model.eval()
 
 
-def test_a_linear_model_is_flipped_just_across_its_boundary_and_straight():
-    """The pixels move by |margin| / |w| or up to a step more, along w."""
-    model, box = linear(bias=1.0), Box(HALF, GREY)
+def walked(needed, steps):
+    """How far a walk along a line goes that ends past `needed`: in tenths of a radius, which is doubled."""
+    way, radius = 0.0, 0.04
+    while way < needed:
+        for _ in range(steps):
+            if way < needed:
+                way = min(way + radius / 10, radius)
+        radius *= 2
+    return way
+
+
+@pytest.mark.parametrize(("bias", "steps"), [(1.0, 50), (3.0, 50), (3.0, 3), (6.0, 4)])
+def test_a_linear_model_is_flipped_just_across_its_boundary_and_straight(bias, steps):
+    """The pixels move along w, by |margin| / |w| or up to a step more."""
+    model, box = linear(bias), Box(HALF, GREY)
     labels = predicted(model, GREY)
     w = (model[1].weight[0] - model[1].weight[1]) / 0.25  # by the pixels
-    needed = 1.0 / w.norm().item()
 
-    found, classes = nearest_flips(model, GREY, labels, box)
+    found, classes = nearest_flips(model, GREY, labels, box, steps=steps)
 
     change = box.distance(GREY, found).flatten(1)
-    radius = next(0.04 * 2**k for k in range(9) if 0.04 * 2**k >= needed)
-    assert torch.equal(predicted(model, found), classes)
+    expected = -walked(bias / w.norm().item(), steps) * w / w.norm()
     assert (classes != labels).all()
-    assert ((change.norm(dim=1) >= needed - 1e-6) & (change.norm(dim=1) <= needed + radius / 10 + 1e-6)).all()
-    torch.testing.assert_close(change / change.norm(dim=1, keepdim=True), (-w / w.norm()).expand(6, 16))
+    torch.testing.assert_close(change, expected.expand(6, 16))
+
+
+def test_the_way_is_straight_in_pixels_whatever_the_channels_deviations():
+    grey = torch.zeros(1, 2, 2, 4)  # of pixels .5
+    model, box = linear(bias=1.0), Box(Normalisation((0.5, 0.5), (0.25, 0.05)), grey)
+    w = (model[1].weight[0] - model[1].weight[1]) / box.std.expand(1, 2, 2, 4).flatten()
+    change = box.distance(grey, nearest_flips(model, grey, predicted(model, grey), box)[0]).flatten()
+    torch.testing.assert_close(change / change.norm(), -w / w.norm())
 
 
 def test_an_image_that_no_pixel_can_flip_is_counted_and_a_wrong_one_stays():

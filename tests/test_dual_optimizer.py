@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lethe.unlearn import METHODS, copy_of, resolved, unlearn
-from tests.by_hand import adam, slope
+from tests.by_hand import adam, sgd, slope
 from tests.three_classes import data_of, flat, perceptron, whole
 
 TAKE_IT = [e for e in METHODS if e.file is None and "dual_optimizer" in e.hyperparameters]
@@ -49,6 +49,17 @@ def test_where_retain_does_not_move_it_is_adamw_on_forget():
     found = unlearn("ascent_descent", model, data, dual_optimizer=1e-2, **flags).model
     expected = copy_of(model)
     adam(expected, [slope(lambda m: -F.cross_entropy(m(x), y))] * 2, 1e-2, decoupled=0.05)
+    torch.testing.assert_close(flat(found), flat(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("RL", {}), ("SalUn", {"density": 1.0})])
+def test_where_forget_does_not_move_it_is_sgd_on_retain(name, settings):
+    model, data = perceptron(), data_of()
+    x, y = whole(data.retain)
+    flags = {"unlearn_epochs": 2, "unlearn_lr": 0.1, "batch_size": 100, "dual_optimizer": 1e-30}
+    found = unlearn(name, model, data, **flags, **settings).model
+    expected = copy_of(model)
+    sgd(expected, [slope(lambda m: F.cross_entropy(m(x), y))] * 2, 0.1, momentum=0.9, decay=5e-4)
     torch.testing.assert_close(flat(found), flat(expected), rtol=1e-4, atol=1e-6)
 
 

@@ -6,9 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lethe.unlearn import copy_of, resolved, unlearn
+from lethe.unlearn.fisher_information import batch_gradient
 from lethe.unlearn.fresh_weights import as_new_layers, reset_entries
-from lethe.unlearn.scissorhands import most_sensitive, names_of_norms, project
-from tests.by_hand import sgd
+from lethe.unlearn.scissorhands import most_sensitive, names_of_scales, project, step
+from tests.by_hand import sgd, slope
 from tests.three_classes import convolutional, data_of, flat, perceptron, whole
 
 AWAY = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([1.0])}  # |g_o|^2 = 2
@@ -69,13 +70,57 @@ def test_of_one_weight_at_most_one_is_reset():
 
 def test_batch_norm_and_the_first_blocks_are_not_reset():
     model = convolutional()
-    assert names_of_norms(model) == {"1.weight", "1.bias"}
+    assert names_of_scales(model) == {"1.weight", "1.bias"}
     given = {"sparsity": 0.0, "unlearn_epochs": 1, "unlearn_lr": 1e-30, "last_blocks": 1}
     after = unlearn("Scissorhands", model, data_of(), **given).model
     changed = {
         name for name, p in after.named_parameters() if (p - model.get_parameter(name)).abs().max() > 1e-20
     }
     assert changed == {"4.weight", "4.bias", "7.weight", "7.bias"}
+
+
+def test_no_scale_is_reset():
+    layers = (nn.InstanceNorm1d(4, affine=True), nn.GroupNorm(2, 4), nn.RMSNorm(4), nn.PReLU(4))
+    expected = {"0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "3.weight"}
+    assert names_of_scales(nn.Sequential(*layers, nn.Linear(4, 3))) == expected
+
+
+def test_once_forget_is_through_a_step_is_one_of_the_retain_loss():
+    model, (x, y) = perceptron(), whole(data_of().retain)
+    gradient = slope(lambda m: F.cross_entropy(m(x), y))
+    against = {name: -g for name, g in batch_gradient(model, x, y).items()}
+    expected, student = copy_of(model), copy_of(model)
+    sgd(expected, [gradient], 0.1)
+    step(student, (x, y), None, 0.5, against, torch.optim.SGD(student.parameters(), lr=0.1))
+    torch.testing.assert_close(flat(student), flat(expected))
+
+
+def test_the_sensitivity_and_the_way_away_are_of_the_model_in_eval_mode(monkeypatch):
+    modes = []
+
+    def noted(model, x, y):
+        modes.append(model.training)
+        return batch_gradient(model, x, y)
+
+    monkeypatch.setattr("lethe.unlearn.scissorhands.batch_gradient", noted)
+    unlearn("Scissorhands", convolutional(), data_of(), unlearn_epochs=2)
+    assert modes == [False] * 3
+
+
+def test_as_many_batches_count_for_the_sensitivity_as_are_asked_for():
+    model, data = perceptron(), data_of()  # two batches of three
+    one, two, many = (
+        flat(unlearn("Scissorhands", model, data, prune_batches=n, batch_size=3, unlearn_epochs=1).model)
+        for n in (1, 2, 50)
+    )
+    assert torch.equal(two, many)
+    assert not torch.equal(one, two)
+
+
+def test_more_batches_of_forget_than_of_retain():
+    data = data_of(forget=list(range(15)))
+    result = unlearn("Scissorhands", perceptron(), data, batch_size=4, unlearn_epochs=2)
+    assert [list(row) for row in result.history] == [["retain_loss"]] * 2
 
 
 def test_two_epochs_by_hand():

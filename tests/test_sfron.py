@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lethe.unlearn import copy_of, unlearn
 from lethe.unlearn.importance import over_batches
 from lethe.unlearn.sfron import masked_step, salient, weighted_ascent
-from tests.by_hand import sgd
+from tests.by_hand import adam, sgd, slope
 from tests.three_classes import data_of, flat, perceptron, whole
 
 
@@ -34,6 +34,22 @@ def test_the_mask_is_where_forget_matters_as_much_as_retain():
     expected = [(forget[name] + 1e-15) / (retain[name] + 1e-15) >= 2 for name in forget]
     found = salient(model, data, 3, 2.0)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_weight_that_matters_to_neither_is_in_the_mask():
+    model = perceptron()
+    with torch.no_grad():
+        model[1].bias[0] = -100.0  # a dead unit
+    found = dict(zip(dict(model.named_parameters()), salient(model, data_of(), 3, 1.0), strict=True))
+    assert found["1.weight"][0].all() and found["1.bias"][0]
+
+
+def test_what_is_clipped_is_the_gradient_of_the_mask():
+    weights = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([weights], lr=0.1)
+    loss = (torch.tensor([3.0, 4.0, 100.0]) * weights).sum()
+    masked_step(loss, [weights], [torch.tensor([True, True, False])], 1.0, optimizer)
+    assert weights.tolist() == pytest.approx([-0.06, -0.08, 0.0], rel=1e-5)
 
 
 def test_a_step_of_ascent_leaves_the_other_weights_whatever_the_optimiser_remembers():
@@ -73,7 +89,7 @@ def test_without_ascent_it_is_fine_tuning_by_a_cosine():
 
 
 def test_half_of_the_way_by_hand():
-    """Two steps of one batch each; every weight is in the mask, and no gradient is clipped."""
+    """Three steps of one batch each, two with ascent; every weight is in the mask, no gradient is clipped."""
     model, data = perceptron(), data_of()
     (x_f, y_f), (x_r, y_r) = whole(data.forget), whole(data.retain)
     by_hand = copy_of(model)
@@ -86,10 +102,11 @@ def test_half_of_the_way_by_hand():
             b.mul_(0.9).add_(g)
             p.sub_(lr * b)
 
-    for fade in rates(1.0, 2):
+    for t, fade in enumerate(rates(1.0, 3)):
         start = [p.detach().clone() for p in parameters]
-        ascent = 2.0 * fade * weighted_ascent(F.cross_entropy(by_hand(x_f), y_f, reduction="none"), 0.5)
-        step(torch.autograd.grad(ascent, parameters), 0.05 * fade)
+        if t != 1:
+            ascent = 2.0 * fade * weighted_ascent(F.cross_entropy(by_hand(x_f), y_f, reduction="none"), 0.5)
+            step(torch.autograd.grad(ascent, parameters), 0.05 * fade)
         step(torch.autograd.grad(F.cross_entropy(by_hand(x_r), y_r), parameters), 0.05 * fade)
         with torch.no_grad():
             for p, before in zip(parameters, start, strict=True):
@@ -99,10 +116,10 @@ def test_half_of_the_way_by_hand():
         "SFRon",
         model,
         data,
-        unlearn_epochs=2,
+        unlearn_epochs=3,
         unlearn_lr=0.05,
         weight_decay=0.0,
-        forget_every=1,
+        forget_every=2,
         forget_alpha=2.0,
         mask_gamma=0.0,
         clip_norm=1e9,
@@ -110,3 +127,15 @@ def test_half_of_the_way_by_hand():
     )
     torch.testing.assert_close(flat(found.model), flat(by_hand), rtol=1e-4, atol=1e-6)
     assert found.facts["salient_percent"] == 100
+
+
+def test_a_dual_optimizers_rate_falls_by_the_cosine_too():
+    """A rate on retain so small that no weight sees it."""
+    model, data = perceptron(), data_of()
+    x, y = whole(data.forget)
+    ascents = [slope(lambda m, fade=fade: -2.0 * fade * F.cross_entropy(m(x), y)) for fade in rates(1.0, 3)]
+    expected = copy_of(model)
+    adam(expected, ascents, rates(0.01, 3), decoupled=0.05)
+    flags = {"forget_every": 1, "forget_alpha": 2.0, "loss_power": 0.0, "mask_gamma": 0.0, "clip_norm": 1e9}
+    found = unlearn("SFRon", model, data, unlearn_epochs=3, unlearn_lr=1e-30, dual_optimizer=0.01, **flags)
+    torch.testing.assert_close(flat(found.model), flat(expected), rtol=1e-4, atol=1e-6)

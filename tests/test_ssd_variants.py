@@ -79,6 +79,14 @@ def test_by_image_neither_order_nor_batch_size_matters(name, at_once, monkeypatc
     torch.testing.assert_close(flat(found), flat(expected), rtol=1e-4, atol=1e-6)
 
 
+def test_no_weight_grows_whatever_the_dampening():
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.tolist()[0]
+    forget, train = {"weight": torch.tensor([[8.0, 2.0]])}, {"weight": torch.ones(1, 2)}
+    assert dampen(model, forget, train, alpha=1.0, dampening=4.0) == 1
+    assert model.weight.tolist()[0] == [before[0] / 2, before[1]]
+
+
 def test_ssd_by_batches_of_one_image_is_ssd_det():
     model, data = perceptron(), data_of()
     by_batch = unlearn("SSD", model, data, selection_alpha=1.5, batch_size=1).model
@@ -121,6 +129,28 @@ def test_assd_selects_its_share_to_within_one_entry():
     selected = sum(int((forget[name] > alpha * train[name]).sum()) for name in forget)
     assert abs(selected - share * count) <= 1
     assert dampen(model, forget, train, alpha=alpha) == selected  # alpha is above 1: each of them shrinks
+
+
+def test_assd_by_hand():
+    """By batches of one image: the mean of single images' squares. 6 of 18 images are forgotten."""
+    model, data = convolutional(), data_of()
+    forget, train = (by_hand(model, images, *LOSSES["SSD_det"]) for images in (data.forget, data.train))
+    ratios = torch.cat([(forget[name] / train[name]).flatten() for name in train])
+    ratios = ratios[train_is_positive(train)]
+    count = round(math.log(1 + 100 * 6 / 18) / 100 * len(ratios))
+    least = ratios.sort(descending=True).values[count]
+
+    result = unlearn("ASSD", model, data, batch_size=1)
+
+    for key, weight in model.named_parameters():
+        ratio = forget[key] / train[key]
+        expected = torch.where(ratio > least, weight / ratio.clamp(min=1), weight)
+        torch.testing.assert_close(result.model.get_parameter(key), expected, rtol=1e-4, atol=1e-6)
+    assert result.facts["dampened"] == count
+
+
+def train_is_positive(importances):
+    return torch.cat([t.flatten() for t in importances.values()]) > 0
 
 
 def test_where_both_importances_are_equal_assd_changes_nothing_and_says_so(monkeypatch):

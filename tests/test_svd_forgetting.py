@@ -74,3 +74,24 @@ def test_biases_and_batch_norm_stay_and_the_convolutions_change():
     changed = {name for name, p in after.named_parameters() if not torch.equal(p, model.get_parameter(name))}
     assert changed == {"0.weight", "3.weight", "4.weight", "7.weight"}
     assert flat(after).isfinite().all()
+
+
+def test_inputs_that_are_not_finite_are_refused_in_one_line():
+    model = convolutional()
+    with torch.no_grad():
+        model[3].weight.fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match="expected finite inputs of layer '4', got others") as raised:
+        unlearn("SVD_forgetting", model, data_of())
+    assert "\n" not in str(raised.value)
+
+
+def test_each_side_has_its_own_alpha_and_its_own_images():
+    draws = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(12, 4, generator=draws), torch.arange(12) % 2
+    model = nn.Sequential(nn.Linear(4, 2))
+    data = ForgetData.of_tensors(x, labels, labels == 0)
+    expected = nn.Linear(4, 2)
+    expected.load_state_dict(model[0].state_dict())
+    project(expected, used(x[labels == 1], 50.0), used(x[labels == 0], 2.0))
+    found = unlearn("SVD_forgetting", model, data, retain_alpha=50.0, forget_alpha=2.0).model
+    torch.testing.assert_close(found[0].weight.detach(), expected.weight.detach())

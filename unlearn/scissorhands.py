@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from lethe.flag_error import FlagError
 from lethe.signature import Range, Search
@@ -33,7 +33,7 @@ from lethe.unlearn.settings import (
 from lethe.unlearn.train_mode import train_mode
 from lethe.unlearn.two_gradients import batch_size_for
 
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first: batch and instance norm
 LEAST_WAY = 0.5  # of v
 Sparsity = Annotated[float, Range(0, 1, "[)"), Search("linear", 0.5, 0.99)]
 
@@ -82,9 +82,9 @@ def scissorhands(
         g_o = grad of -CE on a forget batch, at the start of each epoch, eval mode
 
     An epoch is a pass over retain; once the forget set is through, its steps are of CE_r alone. The largest s
-    are those of all weights, but what is not in the last blocks or the classifier, and batch norm, is not
-    reset: `facts` has how many were marked and how many were reset. Batch norm takes the statistics of each
-    batch.
+    are those of all weights, but what is not in the last blocks or the classifier, and layers that normalise
+    or scale, is not reset: `facts` has how many were marked and how many were reset. Batch norm takes the
+    statistics of each batch.
 
     Flags:
         unlearn_epochs: passes over the retain set
@@ -113,7 +113,7 @@ def scissorhands(
 
     last = names_in(student, blocks_of(student, data)[-1 - last_blocks :])
     marked = most_sensitive(student, itertools.islice(as_they_are(), prune_batches), 1 - sparsity)
-    resettable = last - names_of_norms(student)
+    resettable = last - names_of_scales(student)
     chosen = {name: mask for name, mask in marked.items() if name in resettable}
     reset_entries(student, chosen, as_new_layers(data.generator("Scissorhands", "reset")))
 
@@ -190,13 +190,16 @@ def names_in(model: nn.Module, blocks: Iterable[Collection[str]]) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(units)}
 
 
-def names_of_norms(model: nn.Module) -> set[str]:
-    """Return the names of the parameters of normalisation layers."""
+def names_of_scales(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of normalisation layers, and of vectors that are no bias.
+
+    A new layer's biases are 0; as a factor of a feature, 0 would cut it off.
+    """
     return {
         f"{layer}.{name}".lstrip(".")
         for layer, module in model.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
-        if isinstance(module, NORMS)
+        for name, p in module.named_parameters(recurse=False)
+        if isinstance(module, NORMS) or (p.ndim < 2 and not name.endswith("bias"))
     }
 
 

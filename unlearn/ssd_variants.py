@@ -20,8 +20,8 @@ PER_IMAGE = "SUPREME 2026, arXiv:2606.00380 (variants of its release 0.1.4)"
 # selection_alpha for whole classes, and for images of classes that stay
 ALPHAS = {"LFSSD": (10.0, 3.5), "SSD_det": (2.0, 5.0), "LFSSD_det": (2.5, 1.2)}
 NOTHING_TO_DAMPEN = (
-    "the selected weights are no more important to the forget set than to training, as is common for images "
-    "drawn from all classes. Use SSD with a low --selection_alpha, or another method"
+    "no weight above the threshold found is more important to the forget set than to training, as is common "
+    "for images drawn from all classes. Use SSD with a low --selection_alpha, or another method"
 )
 
 
@@ -186,7 +186,8 @@ def assd(model: nn.Module, data: ForgetData, *, batch_size: BatchSize = 64) -> U
 
     F as in SSD; n_f of n training images are forgotten. Nothing has to be set: of 1 % to forget it selects
     .69 % of the weights, of 10 % 2.4 %, of 50 % 3.9 %. `facts` has alpha, and the weights without a finite
-    ratio, F_train = 0: they are not ranked and not dampened.
+    ratio, F_train = 0: they are not ranked and not dampened. Weights with the ratio alpha are not selected:
+    where more than the share have the largest ratio, none is.
 
     It selects its share even if alpha is below 1. Such a weight's factor is 1: nothing happens to it. That is
     common for images drawn from all classes; where no weight shrinks, `facts["unchanged"]` says so.

@@ -60,7 +60,8 @@ def svd_forgetting(
             all if there are fewer
         places: inputs of a layer that count, as many of each image: patches or rows, drawn at random
 
-    Raises ValueError for a part of a class, and for a convolution in groups or with unusual padding.
+    Raises ValueError for a part of a class, and for a convolution in groups or with unusual padding;
+    FloatingPointError for inputs of a layer that are not finite.
 
     Departures: published code keeps only the first of several classes out of retain, and takes the patches
     from one window for all images, another for retain than for forget; here they are drawn for each image.
@@ -75,9 +76,19 @@ def svd_forgetting(
     )
     layers = layers_of(student)
     for name in data.progress(of_forget, "SVD_forgetting", len(of_forget)):
+        check_numbers(name, of_retain[name], of_forget[name])
         protected, removed = used(of_retain[name], retain_alpha), used(of_forget[name], forget_alpha)
         project(layers[name], protected, removed)
     return Unlearned(student)
+
+
+def check_numbers(layer: str, *inputs: Tensor) -> None:
+    """Raise FloatingPointError for a layer with inputs that are not finite, which have no singular values."""
+    if not all(bool(rows.isfinite().all()) for rows in inputs):
+        raise FloatingPointError(
+            f"SVD_forgetting: expected finite inputs of layer {layer!r}, got others. Give a model whose "
+            "outputs are finite"
+        )
 
 
 class Used(NamedTuple):
