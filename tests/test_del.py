@@ -1,5 +1,7 @@
 """DEL: the scores of channels by hand, what is drawn anew, and what stays."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 from lethe.unlearn import unlearn
 from lethe.unlearn.example_localisation import by_channel
 from tests.by_hand import slope
-from tests.three_classes import CLASSES, convolutional, data_of, perceptron, seeded, whole
+from tests.three_classes import CLASSES, convolutional, data_of, flat, perceptron, seeded, whole
 
 NOTHING = 1e-12  # a learning rate that moves no weight
 
@@ -54,3 +56,22 @@ def test_all_other_weights_keep_every_bit(make):
     assert not torch.equal(
         result.get_parameter(f"{classifier}.weight"), model.get_parameter(f"{classifier}.weight")
     )
+
+
+def test_the_steps_after_the_reset_by_hand():
+    model, data = perceptron(), data_of()
+    x, y = whole(data.retain)
+    settings = {"density": 0.1, "momentum": 0.5}
+    start = unlearn("DEL", model, data, unlearn_epochs=1, unlearn_lr=NOTHING, **settings).model
+    pairs = zip(model.parameters(), start.parameters(), strict=True)
+    trained = [((p - q).abs() > 1e-9).float() for p, q in pairs]
+    trained[2:] = [torch.ones_like(part) for part in trained[2:]]  # the classifier
+    expected = copy.deepcopy(start)
+    velocity = [torch.zeros_like(p) for p in expected.parameters()]
+    for rate in (0.1, 0.0505):  # by a cosine to a hundredth
+        slopes = slope(lambda m: F.cross_entropy(m(x), y))(expected)
+        with torch.no_grad():
+            for p, b, g, moves in zip(expected.parameters(), velocity, slopes, trained, strict=True):
+                p -= moves * rate * b.mul_(0.5).add_(g)
+    found = unlearn("DEL", model, data, unlearn_epochs=2, unlearn_lr=0.1, **settings).model
+    torch.testing.assert_close(flat(found), flat(expected), rtol=0, atol=1e-6)

@@ -67,7 +67,8 @@ def uam(
     Raises FloatingPointError if it diverges.
 
     Its steps follow retain gradients alone: on digits it leaves a fitted class as it was, with radii of .05
-    to 6.
+    to 6. That is the formula: it ends where the point uphill is best for retain. Of two paraboloids that
+    leaves theta itself nearer to the forget set's minimum than FT, by the radius.
 
     Departures: g_f is taken in eval mode, on forget images alone; in the source batch norm normalises forget
     and retain images together there, and moves its statistics. Its radius may fall to 0; here it is fixed.
