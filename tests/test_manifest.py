@@ -14,7 +14,7 @@ import audit
 import mlflow_forget
 import seal
 from lethe.audits.recorded_run import RecordedRun
-from lethe.audits.seal import check_signature, new_key, private_key, public_key, signature_of
+from lethe.audits.seal import check_signature, new_key, private_key, public_key, signature_of, writable
 from lethe.audits.verified import Verification
 from lethe.audits.verified_manifest import check_manifest
 from lethe.tracking.entries import Artifact, Batch, InputSet, Point
@@ -267,6 +267,14 @@ def test_only_the_owner_can_read_the_private_key(key):
 def test_no_key_is_written_over(key):
     with pytest.raises(ValueError, match=r"mine.pem: expected a new file, and it exists"):
         new_key(key)
+
+
+def test_a_folder_that_takes_no_signature_is_one_line(tmp_path):
+    with (
+        pytest.raises(ValueError, match="expected a folder that you may write to .*Permission denied"),
+        writable(tmp_path),
+    ):
+        raise PermissionError(13, "Permission denied")
 
 
 def test_a_key_in_no_folder_is_one_line(tmp_path):

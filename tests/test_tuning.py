@@ -288,7 +288,7 @@ def test_a_line_that_a_full_disk_has_cut_costs_its_trial_alone(lost, tmp_path):
 def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
     (tmp_path / "own.journal").mkdir()
 
-    with pytest.raises(ValueError, match=r"own\.journal: expected Optuna's journal"):
+    with pytest.raises(ValueError, match=r"own\.journal: expected a file of the search that can be written"):
         search_in(tmp_path)
 
 

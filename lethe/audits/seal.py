@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from lethe.audits.recorded_run import RecordedRun
 from lethe.audits.verified import Verification
 from lethe.audits.verified_manifest import check_manifest
 from lethe.commands import started
-from lethe.system.foreign_files import read_foreign
+from lethe.system.foreign_files import read_foreign, reason_of
 from lethe.system.temporary_files import replaced
 from lethe.tracking.manifest import MANIFEST, SIGNATURE
 
@@ -47,12 +49,25 @@ def new_key(path: Path) -> Path:
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    with replaced(path) as partial:
-        partial.touch(mode=0o600)
-        partial.write_bytes(private)
-    with replaced(public_path) as partial:
-        partial.write_bytes(public)
+    with writable(path.parent):
+        with replaced(path) as partial:
+            partial.touch(mode=0o600)
+            partial.write_bytes(private)
+        with replaced(public_path) as partial:
+            partial.write_bytes(public)
     return public_path
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Raise an OSError of the block as a ValueError of the folder that it writes to."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: expected a folder that you may write to ({reason_of(error)}). Make it writable, or "
+            "choose another"
+        ) from error
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _sealed(run_id: str, key: Ed25519PrivateKey, artifact_root: Path | None) -> int:
     """Sign a run, and log the signature as its artifact; into `artifact_root` if the run's were moved."""
     from lethe.audits.recorded_run import RecordedRun
-    from lethe.audits.seal import signature_of
+    from lethe.audits.seal import signature_of, writable
     from lethe.system.temporary_files import replaced
     from lethe.tracking.manifest import SIGNATURE
     from lethe.tracking.record import add_artifact, read_record
@@ -61,10 +61,10 @@ def _sealed(run_id: str, key: Ed25519PrivateKey, artifact_root: Path | None) -> 
     record = read_record(run_id, artifact_root)
     text = signature_of(RecordedRun(record), key)
     if artifact_root is not None:
-        with replaced(record.folder / SIGNATURE) as partial:
+        with writable(record.folder), replaced(record.folder / SIGNATURE) as partial:
             partial.write_text(text, encoding="utf-8")
     else:
-        with tempfile.TemporaryDirectory() as folder:
+        with writable(record.folder), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / SIGNATURE
             path.write_text(text, encoding="utf-8")
             add_artifact(run_id, path)

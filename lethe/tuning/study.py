@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lethe.system.foreign_files import reason_of
 from lethe.tracking.alive import OWNER, Claim, has_died
 from lethe.training.file_lock import locked
 from lethe.tuning.objective import Failed, TrialResult
@@ -231,18 +232,23 @@ def _study(path: Path, name: str, objectives: int) -> Study:
         from optuna.storages.journal import JournalFileBackend, JournalStorage
     except ImportError as error:
         raise ValueError(NEEDS) from error
-    try:
-        with _quiet(), locked(path):
+    with locked(path), _quiet():
+        try:
             _end_last_line(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
             return optuna.create_study(
                 storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path}: expected Optuna's journal of this search, got a damaged file ({error}). Move it away, "
-            "to search anew"
-        ) from error
+        except OSError as error:
+            raise ValueError(
+                f"{path}: expected a file of the search that can be written, got one that can't "
+                f"({reason_of(error)}). Make it and its folder writable, or move it away"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"{path}: expected Optuna's journal of this search, got a damaged file ({error}). Move it "
+                "away, to search anew"
+            ) from error
 
 
 def _end_last_line(path: Path) -> None:
