@@ -215,9 +215,12 @@ def check_metric_names(words: Sequence[str]) -> None:
     """Raise ValueError for a name of no metric; `lethe.evaluation.chosen` checks the rest."""
     metrics = flag_sources().metrics
     for word in words:
-        if word.casefold() not in ("all", "default"):
-            with errors_of("metrics"):
-                _ = metrics[word]
+        if word.casefold() in ("all", "default"):
+            continue
+        try:
+            _ = metrics[word]
+        except (ValueError, FileNotFoundError) as error:
+            raise FlagError("metrics", error) from error
 
 
 def base_config(
