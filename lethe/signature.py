@@ -36,6 +36,7 @@ from lethe.nearest_name import did_you_mean
 Function = Callable[..., Any]
 Decorated = TypeVar("Decorated", bound=Function)
 Note = TypeVar("Note")
+File = Path  # the type of a setting that names a file: a run is known by what the file holds
 FLAGS_BLOCK = r"^Flags:\n(?: {4}.*(?:\n|\Z))*\n?"  # the part of a docstring with the flags' help
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -14,7 +13,7 @@ from lethe.data.image_scores import read_scores
 from lethe.flag_error import FlagError
 from lethe.models import evaluating
 from lethe.nearest_name import did_you_mean
-from lethe.signature import Help
+from lethe.signature import File, Help
 from lethe.unlearn.attacks import norms, slopes
 from lethe.unlearn.impl import METHODS, ForgetData, Unlearned, copy_of, register, unlearn, unwatched
 from lethe.unlearn.needs import IMAGES_WITH_LABELS, NEEDS, Need
@@ -34,7 +33,7 @@ def check_parts(
     rum_low: str,
     rum_mid: str,
     rum_high: str,
-    memorization: Path | None,
+    memorization: File | None,
 ) -> None:
     """Raise ValueError for a method that RUM can't call, and for scores that lack a forget image."""
     for part, name in zip(PARTS, (rum_low, rum_mid, rum_high), strict=True):
@@ -82,7 +81,7 @@ def rum(
     rum_low: MethodName = "default",
     rum_mid: MethodName = "FT",
     rum_high: MethodName = "SalUn",
-    memorization: Path | None = None,
+    memorization: File | None = None,
     curvature_step: Positive = 1e-3,
 ) -> Unlearned:
     """Forget the least memorised third of the images first, then the others, each by a method of its own.
@@ -140,7 +139,7 @@ def thirds(scores: Tensor) -> tuple[Tensor, ...]:
     return scores.argsort(stable=True).tensor_split(len(PARTS))
 
 
-def scores_from(path: Path, images: ImageSet) -> Tensor:
+def scores_from(path: File, images: ImageSet) -> Tensor:
     """Return the scores (N,) of these images. Raises FlagError for a file that lacks one."""
     known = read_scores(path, "memorization")
     indexes = images.indexes.tolist()
