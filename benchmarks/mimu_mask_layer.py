@@ -40,19 +40,21 @@ Row = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each method and layer, and write the numbers of every class with --json."""
     parser = BenchmarkParser(__doc__)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     architecture = parser.add_experiment(argv)
     options = parser.options(argv)
 
     from benchmarks.machine import describe, write_json
     from lethe.experiment import shared_flags
 
-    rows = list(measured(shared_flags.base_config(options, architecture, options.seed)))
+    config = shared_flags.base_config(options, architecture, options.seed)
+    rows = list(measured(config, options.methods))
     print(table(rows), describe(), sep="\n")
     write_json(options.json, __file__, argv, rows=rows)
     return 0
 
 
-def measured(config: Any) -> Iterator[Row]:
+def measured(config: Any, methods: Sequence[str]) -> Iterator[Row]:
     """Yield a row for each method, layer and class."""
     from benchmarks.mimu_quality import correct, forgotten
     from lethe.data import ForgetRequest
@@ -66,7 +68,8 @@ def measured(config: Any) -> Iterator[Row]:
     before = correct(model, splits.test, base.device)
     data = ForgetData.of(splits, ForgetRequest((0,)), device=base.device)
     layers = list(linear_layers(model, data.some_images))
-    for method, settings in METHODS.items():
+    for method in methods:
+        settings = METHODS[method]
         for layer in (*layers, "auto"):
             for label in range(splits.classes):
                 request = ForgetRequest((label,))
