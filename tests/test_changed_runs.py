@@ -306,7 +306,7 @@ def test_a_link_out_of_the_run_is_not_followed_whatever_is_trusted(run, tmp_path
 
     code, out = run.verified(capsys)
 
-    assert code == 2
+    assert code == 1
     assert "expected an artifact inside the run's folder, got a link to " in out
 
 
@@ -361,9 +361,9 @@ def ran():
     [
         ("arch_file", "evil.py", 1, "DIFFERS: file of the architecture\n    expected None, got "),
         ("arch", "evil.py:mlp", 1, "DIFFERS: architecture\n    expected mlp, got evil.py:mlp"),
-        ("dataset_file", "evil.py", 2, "is a user's own code without a recorded digest"),
-        ("dataset_file", "x:evil.py:read", 2, "is a user's own code without a recorded digest"),
-        ("dataset", "evil.py:read", 2, "is a user's own code without a recorded digest"),
+        ("dataset_file", "evil.py", 1, "is a user's own code without a recorded digest"),
+        ("dataset_file", "x:evil.py:read", 1, "is a user's own code without a recorded digest"),
+        ("dataset", "evil.py:read", 1, "is a user's own code without a recorded digest"),
         (
             "metrics",
             "default,evil.py:read",
@@ -402,5 +402,5 @@ def test_an_architecture_of_ones_own_is_run_only_where_it_is_trusted_and_only_th
     copy = run.artifacts / "code/net.py"
     copy.write_text(NET + "# changed\n")
     code, out = run.verified(capsys, "--trust_code")
-    assert (code, ran()) == (2, before + 1)
+    assert (code, ran()) == (1, before + 1)
     assert "no file among its artifacts in code/ has this digest. Restore the file" in out
