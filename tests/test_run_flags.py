@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import numpy as np
@@ -50,6 +51,7 @@ def values_of(annotation):
         str: texts,
         bool: st.booleans(),
         type(None): st.none(),
+        Path: st.sampled_from([Path("scores.csv"), Path("a folder/scores.csv")]),
     }[annotation]
 
 
@@ -128,12 +130,16 @@ def test_the_other_flags_mean_the_same_config_again(config):
     assert again(config) == [config]
 
 
+def test_a_text_in_the_field_of_a_path_is_the_path():
+    assert BaseConfig(save_dir="out").save_dir == Path("out")
+
+
 @pytest.mark.parametrize(
     ("config", "field", "message"),
     [
         (BaseConfig, {"seed": -1}, "--seed: expected an integer from 0 to 2^63 - 1, got -1"),
         (BaseConfig, {"epochs": "3"}, "--epochs: expected an integer or none, got '3'"),
-        (BaseConfig, {"save_dir": "out"}, "--save_dir: expected a path or none, got 'out'"),
+        (BaseConfig, {"save_dir": 3}, "--save_dir: expected a path or none, got 3"),
         (
             PipelineConfig,
             {"unlearn": "SSD", "ideal": "no"},

@@ -53,7 +53,8 @@ def check_method(flag: str, name: str, processes: int) -> None:
     missing = [words for need, words in NEEDS.items() if need in {*entry.facts.needs} - OF_A_PART]
     refused = {
         f"one that needs more than images: {', '.join(missing)}": bool(missing),
-        "one that computes in one process": processes > 1 and not entry.facts.parallel,
+        # A method that needs nothing is the same in every process.
+        "one that computes in one process": processes > 1 and entry.facts.needs and not entry.facts.parallel,
         "RUM itself": entry.name == "RUM",
         "one for whole classes": entry.facts.whole_class,
         "one that puts a module around the model": entry.facts.wraps,

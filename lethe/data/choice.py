@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from lethe.commands import started
 from lethe.data.condition import Condition, named_text
 from lethe.data.image_columns import SUBCLASS, column_of
 from lethe.data.image_scores import SCORES as MEMORISATION
@@ -161,7 +162,7 @@ class Choice:
             raise FlagError(
                 f"forget_{self.end}",
                 "expected --forget_scores FILE with the memorisation of each training image, got none. Make "
-                "the file: python -u audit.py memorisation",
+                f"the file: {started('audit')} memorisation",
             )
         own = scores()[candidates].double()
         if not bool(own.isfinite().all()):

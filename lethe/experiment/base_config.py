@@ -83,9 +83,12 @@ FLAGS: Entry[None] = Entry("data, model and places", BaseConfig, (), None)
 
 
 def check_fields(config: object, flags: Entry[None]) -> None:
-    """Raise ValueError for a field of another type than its flag, or out of its range."""
+    """Check a frozen config's fields as their flags are; a text becomes the path that it names.
+
+    Raises ValueError for a field of another type than its flag, or out of its range.
+    """
     for name, flag in flags.hyperparameters.items():
-        flag.setting({name: getattr(config, name)})
+        object.__setattr__(config, name, flag.setting({name: getattr(config, name)}))
 
 
 def changed_flags(config: object, flags: Entry[None]) -> Flags:

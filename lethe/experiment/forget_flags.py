@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from lethe.commands import named
 from lethe.flag_error import FlagError, errors_of
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def add_forget_flags(parser: argparse.ArgumentParser) -> None:
     request.add_argument(
         "--forget_scores",
         metavar="FILE",
-        help="the memorisation of each image, from audit.py memorisation: a CSV file with the columns index "
-        "and memorisation",
+        help=f"the memorisation of each image, from {named('audit')} memorisation: a CSV file with the "
+        "columns index and memorisation",
     )
 
 
