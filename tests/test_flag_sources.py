@@ -210,6 +210,7 @@ finally:
         ("cli.grid", ["--help"]),
         ("cli.run", ["--foo"]),
         ("cli.compare", ["--help"]),
+        ("cli.tune", ["--unlearn", "SSD", "--help"]),
         ("cli.parse", ["--foo"]),
         ("__main__", ["forget", "--help"]),
     ],

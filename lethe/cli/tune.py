@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lethe import command_line
 from lethe.experiment import shared_flags
+from lethe.experiment.flag_sources import described_first
 from lethe.flag_words import command
 
 if TYPE_CHECKING:
@@ -33,11 +34,7 @@ REPORTED_SEEDS = [1, 2, 3]
 @command_line.command
 def main(argv: Sequence[str] | None = None) -> int:
     """Search, then run the default and the best settings on the reported seeds."""
-    method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
-    parser = _parser(method, architecture)
-    options = command_line.parsed(parser, argv, method)
-    if method is None:
-        raise ValueError("--unlearn METHOD is missing. Name the method whose hyperparameters to search")
+    options, method, architecture = described_first(lambda: _options(argv))
     config = _config(options, method, architecture)
 
     from lethe.tuning.tune import tune
@@ -53,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_best(config, tuned)
     _compare(config.run, tuned, options.seed)
     return 0
+
+
+def _options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Entry[Any], Entry[Any]]:
+    method, architecture = shared_flags.method_named(argv), shared_flags.architecture_named(argv)
+    options = command_line.parsed(_parser(method, architecture), argv, method)
+    if method is None:
+        raise ValueError("--unlearn METHOD is missing. Name the method whose hyperparameters to search")
+    return options, method, architecture
 
 
 def _parser(method: Entry[Any] | None, architecture: Entry[Any]) -> command_line.OneLineParser:
