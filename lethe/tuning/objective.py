@@ -103,7 +103,7 @@ class Objective:
         notes = []
         for seed in self.seeds:
             ideal = self._base(seed).ideal().model
-            measured = self._measured(seed, ideal)
+            measured = self._measured(seed, ideal, self._data(seed))
             for name in [name for name in self.names if name not in measured.model]:
                 reason = measured.undefined.get(name, "this request does not have it")
                 if name != "avg_gap":
@@ -151,17 +151,17 @@ class Objective:
             started = time.perf_counter()
             made = unlearn(checked.config.unlearn, initial, checked.data, **checked.settings)
             seconds = time.perf_counter() - started
-            return self._measured(seed, made.model), seconds
+            return self._measured(seed, made.model, checked.data), seconds
         except (ValueError, ArithmeticError, torch.linalg.LinAlgError, torch.OutOfMemoryError) as error:
             raise Failed(str(error)) from error
 
-    def _measured(self, seed: int, model: nn.Module) -> Measured:
+    def _measured(self, seed: int, model: nn.Module, data: ForgetData) -> Measured:
         """Return the metrics of a model, with the validation images in the place of the test images."""
         base = self._base(seed)
         models = {"initial": base.initial().model, "ideal": base.ideal().model}
         models[INCOMPETENT] = base.incompetent()
         validation = base.splits.validation
-        return measure(model, models, self._data(seed), validation, metrics=self.metrics)
+        return measure(model, models, data, validation, metrics=self.metrics)
 
     def _data(self, seed: int) -> ForgetData:
         return Pipeline(self._of_seed(seed, {}), progress=self.progress, base=self._base(seed)).checked.data
